@@ -1,0 +1,239 @@
+"""Every number of the project: conventions, architectures, training recipes.
+
+Paper = He et al. 2017 (arXiv 1703.06870v3). TV = torchvision 0.26. D2 = detectron2. D1 = Detectron,
+the authors' own code, whose value stands in the preset `paper` wherever the paper is silent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+
+@dataclass(frozen=True)
+class Conventions:
+    """The choices in which the implementations differ. The defaults are torchvision's."""
+
+    # -- the picture -------------------------------------------------------------------------------
+    channel_order: str = "rgb"  # D1, D2: "bgr", as their Caffe weights want it
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # of values 0..1, in channel order
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    resize_rounding: str = "floor"  # TV: a short side may come out as 799. D2: "round", int(x + .5)
+    antialias: bool = False  # TV: plain bilinear. D2: PIL, which averages when it shrinks
+    # -- boxes and anchors -------------------------------------------------------------------------
+    plus_one: int = 0  # D1: a box's width is x2 - x1 + 1
+    anchor_base: str = "rounded"  # TV rounds corners; D2 "exact"; D1 "detectron"
+    anchor_stride: str = "from_padding"  # TV: padded // feature size (61 for 64); D1, D2: "fixed"
+    # -- region proposals --------------------------------------------------------------------------
+    rpn_min_size: float = 1e-3  # px; D2: 0
+    rpn_post_nms_train: int = 2000  # TV, D1: per image; D2: 1000
+    rpn_beta: float = 1 / 9  # smooth-L1 turns linear here; D2: 0, plain L1
+    rpn_normalizer: str = "sampled"  # TV: anchors sampled; D1, D2: "fixed", 256 a picture
+    # -- regions of interest -----------------------------------------------------------------------
+    level_epsilon: tuple[str, float] = (
+        "outside",
+        1e-6,
+    )  # of the log2 in FPN eq. 1; D2 outside 1e-8; D1 inside
+    aligned: bool = False  # RoIAlign: D2 subtracts the half pixel
+    sampling_ratio: int = 2  # paper: 4 samples a bin; D2: 0, as many as the bin has pixels
+    box_beta: float = 1 / 9  # D1: 1 (Fast R-CNN eq. 3); D2: 0
+    # -- masks ---------------------------------------------------------------------------------------
+    mask_target: str = "soft"  # TV keeps RoIAlign's fractions; D1, D2: "binary", at .5
+    # -- detections ----------------------------------------------------------------------------------
+    nms_threshold: float = 0.5  # paper, appendix B: .5 is the improved value, the body's is .3
+    detection_min_size: float = 1e-2  # px; D2, D1: 0
+    paste: str = "integer"  # TV, D1: box cut to whole pixels; D2: "exact", sampled at pixel centres
+
+
+CONVENTIONS = {
+    "torchvision": Conventions(),
+    "detectron2": Conventions(
+        channel_order="bgr",
+        mean=(103.53 / 255, 116.28 / 255, 123.675 / 255),
+        std=(1 / 255, 1 / 255, 1 / 255),
+        resize_rounding="round",
+        antialias=True,
+        anchor_base="exact",
+        anchor_stride="fixed",
+        rpn_min_size=0.0,
+        rpn_post_nms_train=1000,
+        rpn_beta=0.0,
+        rpn_normalizer="fixed",
+        level_epsilon=("outside", 1e-8),
+        aligned=True,
+        sampling_ratio=0,
+        box_beta=0.0,
+        mask_target="binary",
+        detection_min_size=0.0,
+        paste="exact",
+    ),
+    "paper": Conventions(
+        channel_order="bgr",  # D1
+        mean=(102.9801 / 255, 115.9465 / 255, 122.7717 / 255),  # D1, PIXEL_MEANS
+        std=(1 / 255, 1 / 255, 1 / 255),  # D1
+        resize_rounding="round",  # D1: OpenCV rounds
+        plus_one=1,  # D1
+        anchor_base="detectron",  # D1
+        anchor_stride="fixed",  # D1
+        rpn_min_size=0.0,  # D1, RPN_MIN_SIZE
+        rpn_normalizer="fixed",  # D1
+        level_epsilon=("inside", 1e-6),  # D1
+        box_beta=1.0,  # Fast R-CNN, equation 3
+        mask_target="binary",  # paper, section 3: a binary mask
+        nms_threshold=0.3,  # paper, appendix B says so of the body
+        detection_min_size=0.0,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What the model is made of. The defaults are the paper's ResNet-50-FPN as torchvision has it."""
+
+    num_classes: int = 91  # background, class 0, included
+    masks: bool = True
+    # -- backbone ------------------------------------------------------------------------------------
+    block: str = "bottleneck"  # or "basic"
+    blocks: tuple[int, int, int, int] = (3, 4, 6, 3)
+    widths: tuple[int, int, int, int] = (64, 128, 256, 512)
+    stem_width: int = 64
+    groups: int = 1  # ResNeXt: 64 groups of 4 channels, or 32 of 8
+    group_width: int = 64
+    norm: str = "frozen_batch"  # or "batch", "group"
+    trainable_layers: int = 3  # counted from the top; 5 is all of them
+    fpn_channels: int = 256
+    # -- region proposals ----------------------------------------------------------------------------
+    anchor_sizes: tuple[float, ...] = (32, 64, 128, 256, 512)  # one a level, P2 to P6
+    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)  # height / width
+    rpn_match: tuple[float, float] = (0.7, 0.3)
+    rpn_samples: int = 256
+    rpn_positive_fraction: float = 0.5
+    rpn_pre_nms: tuple[int, int] = (2000, 1000)  # a level; while training, at test time
+    rpn_post_nms_test: int = 1000
+    rpn_post_nms_train: int = 0  # 0: the convention's
+    rpn_nms_threshold: float = 0.7
+    # -- heads ---------------------------------------------------------------------------------------
+    roi_match: float = 0.5
+    roi_samples: int = 512
+    roi_positive_fraction: float = 0.25
+    box_pool: int = 7
+    box_hidden: int = 1024
+    box_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)
+    canonical_scale: float = 224.0  # FPN eq. 1: a RoI of this side goes to level P4
+    mask_pool: int = 14
+    mask_convs: int = 4
+    mask_channels: int = 256
+    head_norm: str = "none"  # or "group"
+    # -- detections ----------------------------------------------------------------------------------
+    score_threshold: float = 0.05
+    detections: int = 100
+    candidates: int = 4096  # before NMS, a picture, where shapes must be fixed (not on the CPU)
+    # -- picture -------------------------------------------------------------------------------------
+    min_size: tuple[int, ...] = (800,)  # short side, px; training draws one, testing takes the last
+    max_size: int = 1333  # no long side above this, px
+    divisor: int = 32  # pictures are padded to a multiple of it
+
+
+ARCHITECTURES = {
+    "maskrcnn_resnet50_fpn": Architecture(),
+    "maskrcnn_resnet101_fpn": Architecture(blocks=(3, 4, 23, 3)),
+    "maskrcnn_resnext101_64x4d_fpn": Architecture(blocks=(3, 4, 23, 3), groups=64, group_width=4),
+    "maskrcnn_resnext101_32x8d_fpn": Architecture(blocks=(3, 4, 23, 3), groups=32, group_width=8),
+    "fasterrcnn_resnet50_fpn": Architecture(masks=False),
+    "mini": Architecture(
+        num_classes=9,
+        block="basic",
+        blocks=(1, 1, 1, 1),
+        widths=(32, 64, 96, 128),
+        stem_width=32,
+        norm="group",
+        trainable_layers=5,
+        fpn_channels=64,
+        anchor_sizes=(16, 32, 64, 128, 256),
+        rpn_samples=128,
+        rpn_pre_nms=(400, 300),
+        rpn_post_nms_train=400,
+        rpn_post_nms_test=300,
+        roi_samples=64,
+        box_hidden=128,
+        canonical_scale=112.0,
+        mask_convs=2,
+        mask_channels=64,
+        head_norm="group",
+        min_size=(256,),
+        max_size=256,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model is trained. Learning rates are for `base_batch` pictures and scale with the batch."""
+
+    optimizer: str = "sgd"  # or "adamw"
+    lr: float = 0.02
+    base_batch: int = 16  # the linear rule: lr * batch_size / base_batch (Goyal et al. 2017)
+    batch_size: int = 16  # pictures a step, over all processes
+    steps: int = 90_000
+    schedule: str = "steps"  # or "cosine"
+    milestones: tuple[float, ...] = (60 / 90, 80 / 90)  # of `steps`; each divides the rate by 10
+    warmup: int = 1000  # steps of linear warm-up from lr / 1000
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    norm_weight_decay: float = 1e-4  # of normalisation layers' own parameters
+    clip: float = 0.0  # largest norm of the whole gradient; 0: no clipping
+    amp: str = "off"  # or "bf16", "fp16"
+    channels_last: bool = True
+    compile: bool = False  # torch.compile of backbone, FPN and RPN head
+    hflip: float = 0.5
+    vflip: float = 0.0
+    seed: int = 0
+    workers: int = 2
+    checkpoint_every: int = 1000  # steps
+
+
+@dataclass(frozen=True)
+class Config:
+    """One named way to train: what, how, and by whose conventions."""
+
+    architecture: Architecture = field(default_factory=Architecture)
+    conventions: Conventions = field(default_factory=Conventions)
+    recipe: Recipe = field(default_factory=Recipe)
+    backbone_weights: str = "IMAGENET1K_V1"  # or "none"
+
+
+_COCO_EPOCH = 118_287 / 16  # steps
+_R50 = ARCHITECTURES["maskrcnn_resnet50_fpn"]
+CONFIGS = {
+    "mini": Config(
+        ARCHITECTURES["mini"],
+        CONVENTIONS["torchvision"],
+        Recipe(
+            optimizer="adamw",
+            lr=2e-3,
+            base_batch=4,
+            batch_size=4,
+            steps=1500,
+            schedule="cosine",
+            warmup=50,
+            weight_decay=0.05,
+            norm_weight_decay=0.0,
+            clip=5.0,
+            checkpoint_every=200,
+        ),
+        backbone_weights="none",
+    ),
+    # references/detection: 26 epochs, a tenth at 16 and 22, batch 8 x 2, lr .02
+    "torchvision": Config(
+        _R50,
+        CONVENTIONS["torchvision"],
+        Recipe(steps=round(26 * _COCO_EPOCH), milestones=(16 / 26, 22 / 26)),
+    ),
+    # section 3.1: 160k steps of 16 pictures, lr .02, a tenth at 120k
+    "paper": Config(_R50, CONVENTIONS["paper"], Recipe(steps=160_000, milestones=(0.75,))),
+    # mask_rcnn_R_50_FPN_1x: 90k steps, a tenth at 60k and 80k, short side 640..800
+    "detectron2": Config(
+        replace(_R50, min_size=(640, 672, 704, 736, 768, 800)),
+        CONVENTIONS["detectron2"],
+        Recipe(norm_weight_decay=0.0),
+    ),
+}
