@@ -19,6 +19,7 @@ class Conventions:
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     resize_rounding: str = "floor"  # TV: a short side may come out as 799. D2: "round", int(x + .5)
     antialias: bool = False  # TV: plain bilinear. D2: PIL, which averages when it shrinks
+    stride_in_1x1: bool = False  # D1, D2: a bottleneck's stride sits in its first 1x1 convolution
     # -- boxes and anchors -------------------------------------------------------------------------
     plus_one: int = 0  # D1: a box's width is x2 - x1 + 1
     anchor_base: str = "rounded"  # TV rounds corners; D2 "exact"; D1 "detectron"
@@ -52,6 +53,7 @@ CONVENTIONS = {
         std=(1 / 255, 1 / 255, 1 / 255),
         resize_rounding="round",
         antialias=True,
+        stride_in_1x1=True,
         anchor_base="exact",
         anchor_stride="fixed",
         rpn_min_size=0.0,
@@ -71,6 +73,7 @@ CONVENTIONS = {
         mean=(102.9801 / 255, 115.9465 / 255, 122.7717 / 255),  # D1, PIXEL_MEANS
         std=(1 / 255, 1 / 255, 1 / 255),  # D1
         resize_rounding="round",  # D1: OpenCV rounds
+        stride_in_1x1=True,  # D1
         plus_one=1,  # D1
         anchor_base="detectron",  # D1
         anchor_stride="fixed",  # D1
@@ -203,6 +206,13 @@ class Config:
 
 _COCO_EPOCH = 118_287 / 16  # steps
 _R50 = ARCHITECTURES["maskrcnn_resnet50_fpn"]
+# The backbone's weights come from torchvision, so the picture and the stride must be what they know.
+_TORCHVISION_BACKBONE = {
+    "channel_order": "rgb",
+    "mean": Conventions.mean,
+    "std": Conventions.std,
+    "stride_in_1x1": False,
+}
 CONFIGS = {
     "mini": Config(
         ARCHITECTURES["mini"],
@@ -229,11 +239,15 @@ CONFIGS = {
         Recipe(steps=round(26 * _COCO_EPOCH), milestones=(16 / 26, 22 / 26)),
     ),
     # section 3.1: 160k steps of 16 pictures, lr .02, a tenth at 120k
-    "paper": Config(_R50, CONVENTIONS["paper"], Recipe(steps=160_000, milestones=(0.75,))),
+    "paper": Config(
+        _R50,
+        replace(CONVENTIONS["paper"], **_TORCHVISION_BACKBONE),
+        Recipe(steps=160_000, milestones=(0.75,)),
+    ),
     # mask_rcnn_R_50_FPN_1x: 90k steps, a tenth at 60k and 80k, short side 640..800
     "detectron2": Config(
         replace(_R50, min_size=(640, 672, 704, 736, 768, 800)),
-        CONVENTIONS["detectron2"],
+        replace(CONVENTIONS["detectron2"], **_TORCHVISION_BACKBONE),
         Recipe(norm_weight_decay=0.0),
     ),
 }

@@ -1,0 +1,467 @@
+"""Download and unpack: resumed, verified, and never half done under a name that looks whole.
+
+A download grows in `NAME.part` and gets its name only after its size and checksum agree; a zip is
+unpacked in `FOLDER.unpacking`, which is renamed when its last member is there. So whatever bears the
+final name is complete, whenever the program was stopped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import http.client
+import json
+import os
+import shutil
+import stat
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from tqdm import tqdm
+
+from minimrcnn.errors import UserError
+
+CHUNK = 1 << 20  # bytes
+TIMEOUT = 60  # seconds without a single byte
+BACK_OFF = (
+    1,
+    2,
+    4,
+    8,
+    16,
+)  # seconds before each new try; a try that brings PROGRESS bytes starts the row anew
+PROGRESS = 1 << 20
+
+
+@dataclass(frozen=True)
+class Archive:
+    """One zip of a data set and what is in it."""
+
+    path: str  # below the base URL
+    size: int  # bytes of the zip
+    md5: str
+    folder: str  # the top folder inside the zip, and its name once unpacked
+    files: int  # files in that folder
+    unpacked: int  # bytes on the disk, rounded up to cover the file system's blocks
+
+
+# http, not https: the host serves the certificate of its storage provider, which does not match the
+# name images.cocodataset.org. Nothing on the way is trusted: the size and the md5 below decide.
+COCO_URL = "http://images.cocodataset.org"
+COCO_2017 = (
+    Archive(
+        path="annotations/annotations_trainval2017.zip",
+        size=252_907_541,
+        md5="f4bbac642086de4f52a3fdda2de5fa2c",
+        folder="annotations",
+        files=6,
+        unpacked=850_000_000,
+    ),
+    Archive(
+        path="zips/val2017.zip",
+        size=815_585_330,
+        md5="442b8da7639aecaf257c1dceb8ba8c80",
+        folder="val2017",
+        files=5_000,
+        unpacked=840_000_000,
+    ),
+    Archive(
+        path="zips/train2017.zip",
+        size=19_336_861_798,
+        md5="cced6f7f71b7629ddf16f17bbcfab6b2",
+        folder="train2017",
+        files=118_287,
+        unpacked=19_700_000_000,
+    ),
+)
+
+
+def say(text: str) -> None:
+    """Print one line to stderr without tearing a progress bar."""
+    tqdm.write(text, file=sys.stderr)
+
+
+def _bar(total: int | None, name: str, start: int = 0) -> tqdm:
+    return tqdm(total=total, initial=start, desc=name, unit="B", unit_scale=True, file=sys.stderr)
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size:,} bytes"
+
+
+def check_space(folder: Path, needed: int, what: str) -> None:
+    """Raise UserError when the disk that holds `folder` (which need not exist yet) has less than `needed` bytes."""
+    there = folder.absolute()
+    while not there.exists():
+        there = there.parent
+    free = shutil.disk_usage(there).free
+    if needed > free:
+        raise UserError(
+            f"not enough disk space in {folder} for {what}: {_gigabytes(needed)} needed, "
+            f"{_gigabytes(free)} available. Free some space or choose another folder."
+        )
+
+
+# ---------------------------------------------------------------- download
+
+
+class _Broken(Exception):
+    """The connection failed in a way that another try may mend."""
+
+
+class _Part:
+    """The unfinished download beside its target, and what the server said of the file it belongs to.
+
+    The second file (`.part.json`: url, total, validator) is what makes it safe to append: bytes of
+    yesterday's version of the file must not be joined to bytes of today's.
+    """
+
+    def __init__(self, url: str, target: Path) -> None:
+        self.url = url
+        self.path = target.with_name(target.name + ".part")
+        self.notes = target.with_name(target.name + ".part.json")
+
+    def read(self) -> tuple[int, dict]:
+        """(bytes already here, notes); (0, {}) when there is nothing to go on from."""
+        try:
+            notes = json.loads(self.notes.read_text())
+            if notes["url"] == self.url and {"total", "validator"} <= notes.keys():
+                return self.path.stat().st_size, notes
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+        return 0, {}
+
+    def begin(self, total: int | None, validator: str | None) -> None:
+        """Start again from the first byte."""
+        self.path.write_bytes(b"")
+        self.notes.write_text(json.dumps({"url": self.url, "total": total, "validator": validator}))
+
+    def remove(self) -> None:
+        self.path.unlink(missing_ok=True)
+        self.notes.unlink(missing_ok=True)
+
+
+def fetch(url: str, target: Path, *, size: int | None, md5: str | None) -> Path:
+    """Download `url` to `target` and return `target`; a file already there is verified and kept.
+
+    size: expected bytes, md5: expected hex digest; None where it is not known. An interrupted download
+    (Ctrl-C, broken connection, power cut) goes on where it stopped when it is called again. A broken
+    connection is tried again by itself, `len(BACK_OFF)` times in a row at most.
+
+    Raises UserError: not http(s), no connection, refused by the server, disk full, wrong size or
+    checksum (the bad download is then removed; a file that was already at `target` is not).
+    """
+    target = Path(target)
+    if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
+        raise UserError(f"{url}: only http:// and https:// addresses can be downloaded")
+    if target.exists():
+        if problem := _mismatch(target, size, md5):
+            raise UserError(
+                f"{target} is already there but {problem}. Delete it or move it away, and run again."
+            )
+        say(f"{target} is already complete")
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = _Part(url, target)
+    try:
+        _download(part, target, size)
+    except KeyboardInterrupt:
+        say(f"stopped; {part.path} is kept, and the same command goes on from there")
+        raise
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise UserError(
+            f"the disk is full: {part.path}. Free some space and run again; it goes on where it stopped."
+        ) from error
+    if problem := _mismatch(part.path, size, md5):
+        part.remove()
+        raise UserError(
+            f"{target.name} from {url}: {problem}. The bad download was removed; run again to "
+            "start from the beginning. If that gives the same, the file on the server has changed."
+        )
+    os.replace(part.path, target)
+    part.remove()
+    return target
+
+
+def _mismatch(path: Path, size: int | None, md5: str | None) -> str:
+    """What is wrong with the file, or ''."""
+    got = path.stat().st_size
+    if size is not None and got != size:
+        return f"its size is wrong: expected {size:,} bytes, got {got:,}"
+    if md5 is not None and (found := file_hash(path, "md5")) != md5:
+        return f"its md5 is wrong: expected {md5}, got {found}"
+    return ""
+
+
+def file_hash(path: Path, algorithm: str) -> str:
+    """Hex digest of a file, with a progress bar; algorithm as in hashlib ("md5", "sha256")."""
+    digest = hashlib.new(algorithm, usedforsecurity=False)
+    with path.open("rb") as file, _bar(path.stat().st_size, f"{algorithm} of {path.name}") as bar:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+            bar.update(len(chunk))
+    return digest.hexdigest()
+
+
+def _download(part: _Part, target: Path, size: int | None) -> None:
+    """Try until `part` is complete, or until a row of tries brought nothing new."""
+    failures, farthest = 0, part.read()[0]
+    while True:
+        try:
+            _attempt(part, target, size)
+            return
+        except _Broken as broken:
+            reached = part.read()[0]
+            if reached >= farthest + PROGRESS:
+                failures, farthest = 0, reached
+            if failures == len(BACK_OFF):
+                raise UserError(
+                    f"{part.url}: {broken}; gave up after {failures + 1} tries. Check the network and run again: "
+                    f"{reached:,} bytes are kept in {part.path} and will not be downloaded twice."
+                ) from broken
+            wait = BACK_OFF[failures]
+            failures += 1
+            say(f"{target.name}: {broken}; try {failures} of {len(BACK_OFF)} in {wait} s")
+            time.sleep(wait)
+
+
+def _attempt(part: _Part, target: Path, size: int | None) -> None:
+    """One connection: ask for what is missing, append it. Raises _Broken when another try may help."""
+    have, notes = part.read()
+    if have and have == notes["total"]:
+        return
+    headers = {"User-Agent": "minimrcnn"}
+    if have:
+        headers["Range"] = f"bytes={have}-"
+        if notes["validator"]:
+            headers["If-Range"] = notes["validator"]  # a changed file comes whole (200), not as a range (206)
+    request = urllib.request.Request(part.url, headers=headers)
+    with _connect(request, part, have) as response:
+        if response is None:
+            return
+        start, total = _place(response, have, notes, part)
+        if size is not None and total not in (None, size):
+            raise UserError(
+                f"{part.url}: the server has a file of {total:,} bytes where {size:,} are expected, so it is "
+                "another file. Check the address and your network (a login page in between?)."
+            )
+        check_space(target.parent, (total or size or 0) - start, target.name)
+        if start == 0:
+            if have:
+                say(f"{target.name}: the server starts again from the first byte")
+            part.begin(total, _validator(response))
+        _append(response, part.path, target.name, start, total)
+
+
+@contextlib.contextmanager
+def _connect(
+    request: urllib.request.Request, part: _Part, have: int
+) -> Iterator[http.client.HTTPResponse | None]:
+    """The open response, or None when the server says (416) that nothing is missing."""
+    try:
+        response = urllib.request.urlopen(request, timeout=TIMEOUT)
+    except urllib.error.HTTPError as error:
+        with error:
+            if error.code == 416:
+                if error.headers.get("Content-Range", "").removeprefix("bytes */") != str(have):
+                    part.remove()
+                    raise _Broken("the file on the server has changed") from error
+                response = contextlib.nullcontext()
+            elif error.code in (408, 429) or error.code >= 500:
+                raise _Broken(f"the server answered {error.code} {error.reason}") from error
+            else:
+                raise UserError(
+                    f"{part.url}: the server answered {error.code} {error.reason}. Check the address."
+                ) from error
+    except urllib.error.URLError as error:
+        if "certificate" in str(error.reason).lower():
+            raise UserError(
+                f"{part.url}: {error.reason}. Python could not verify the server's certificate: install or "
+                "update the system's root certificates (on macOS: 'Install Certificates.command')."
+            ) from error
+        raise _Broken(f"no connection ({error.reason})") from error
+    except (OSError, http.client.HTTPException) as error:
+        raise _Broken(f"no connection ({error or type(error).__name__})") from error
+    with response as opened:
+        yield opened
+
+
+def _place(response: http.client.HTTPResponse, have: int, notes: dict, part: _Part) -> tuple[int, int | None]:
+    """(offset of the first byte that comes, bytes of the whole file) of a 200 or 206 answer."""
+    if response.status != 206:
+        length = response.headers.get("Content-Length", "")
+        return 0, int(length) if length.isdigit() else None
+    span, _, whole = response.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
+    total = int(whole) if whole.isdigit() else None
+    if span.partition("-")[0] != str(have) or (notes["total"] is not None and total != notes["total"]):
+        part.remove()
+        raise _Broken("the file on the server has changed, starting again")
+    return have, total
+
+
+def _validator(response: http.client.HTTPResponse) -> str | None:
+    """What If-Range may carry: a strong ETag or a date (RFC 9110, 13.1.5: a weak ETag never matches)."""
+    etag = response.headers.get("ETag")
+    return etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified")
+
+
+def _append(response: http.client.HTTPResponse, path: Path, name: str, start: int, total: int | None) -> None:
+    have = start
+    with path.open("ab") as file, _bar(total, name, start) as bar:
+        while True:
+            try:
+                chunk = response.read(CHUNK)
+            except (OSError, http.client.HTTPException) as error:
+                raise _Broken(f"the connection broke off ({error or type(error).__name__})") from error
+            if not chunk:
+                break
+            file.write(chunk)
+            have += len(chunk)
+            bar.update(len(chunk))
+    if total is not None and have < total:  # http.client ends a short body without an error
+        raise _Broken(f"the connection broke off after {have:,} of {total:,} bytes")
+
+
+# ---------------------------------------------------------------- unpack
+
+
+def unpack(zip_path: Path, into: Path, *, folder: str = "") -> Path:
+    """Unpack a zip as the new folder `into` and return it; with `folder`, only what lies below that folder.
+
+    All members are checked before the first is written; `into` appears when all are written and their
+    CRCs agree, never before.
+
+    Raises UserError: not a zip, cut short or damaged; a member that would land outside (absolute path,
+    `..`, link); larger than the free disk space; `into` is already there and not empty.
+    """
+    zip_path, into = Path(zip_path), Path(into)
+    if into.is_dir() and not any(into.iterdir()):
+        into.rmdir()
+    if into.exists():
+        raise UserError(f"{into} is already there. Delete it or move it away, and run again.")
+    temporary = into.with_name(into.name + ".unpacking")
+    shutil.rmtree(temporary, ignore_errors=True)  # what an interrupted run left
+    try:
+        with zipfile.ZipFile(zip_path) as archive:
+            members = _checked_members(archive, zip_path, folder)
+            size = sum(member.file_size for _, member in members)
+            check_space(into.parent, size, f"the contents of {zip_path.name}")
+            temporary.mkdir(parents=True)
+            with _bar(size, f"unpacking {zip_path.name}") as bar:
+                for path, member in members:
+                    _write_member(archive, member, temporary / path, bar)
+        os.replace(temporary, into)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        raise UserError(
+            f"{zip_path} is damaged or no zip file ({error}). Delete it and run again."
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return into
+
+
+def _checked_members(
+    archive: zipfile.ZipFile, zip_path: Path, folder: str
+) -> list[tuple[PurePosixPath, zipfile.ZipInfo]]:
+    """(path below the new folder, member) of every file to write; refuses the whole zip if one is unsafe."""
+    members, seen = [], set()
+    for member in archive.infolist():
+        path, windows = PurePosixPath(member.filename), PureWindowsPath(member.filename)
+        kind = stat.S_IFMT(member.external_attr >> 16)  # 0 when the zip was not made on Unix
+        if windows.anchor or path.is_absolute() or ".." in windows.parts:
+            raise UserError(
+                f"{zip_path}: member {member.filename!r} would land outside; nothing was unpacked."
+            )
+        if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+            raise UserError(
+                f"{zip_path}: member {member.filename!r} is a link or a device; nothing was unpacked."
+            )
+        if member.flag_bits & 1:
+            raise UserError(f"{zip_path}: member {member.filename!r} is encrypted; nothing was unpacked.")
+        if member.is_dir() or not path.is_relative_to(folder):
+            continue
+        if path in seen:
+            raise UserError(f"{zip_path}: member {member.filename!r} is there twice; nothing was unpacked.")
+        seen.add(path)
+        members.append((path.relative_to(folder), member))
+    if not members:
+        raise UserError(f"{zip_path} holds no file" + (f" below {folder}/." if folder else "."))
+    return members
+
+
+def _write_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path, bar: tqdm) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # zipfile never gives more than the stated size, so the space check above holds for a lying header
+    # too, and it compares the CRC at the end of each member.
+    with archive.open(member) as source, path.open("wb") as sink:
+        while chunk := source.read(CHUNK):
+            sink.write(chunk)
+            bar.update(len(chunk))
+
+
+# ---------------------------------------------------------------- COCO 2017
+
+
+def download_coco(out: Path, *, base_url: str = COCO_URL, keep_zips: bool = False) -> Path:
+    """COCO 2017 train, val and annotations: `out/train2017/`, `out/val2017/`, `out/annotations/*.json`.
+
+    About 21 GB remain; while train2017 is unpacked about 41 GB are needed, which is checked before the
+    first byte. Runs as often as you like: what is complete is left alone, what is not goes on.
+
+    Raises UserError: as `fetch` and `unpack`; a folder of that name that is not complete.
+    """
+    out = Path(out)
+    missing = []
+    for archive in COCO_2017:
+        if _is_complete(out / archive.folder, archive.files):
+            say(f"{out / archive.folder} is already complete ({archive.files:,} files)")
+        else:
+            missing.append(archive)
+    check_space(out, _peak_space(out, missing, keep_zips), "COCO 2017 (zip and unpacked)")
+    for archive in missing:
+        zip_path = _zip_path(out, archive)
+        fetch(f"{base_url.rstrip('/')}/{archive.path}", zip_path, size=archive.size, md5=archive.md5)
+        unpack(zip_path, out / archive.folder, folder=archive.folder)
+        if not keep_zips:
+            zip_path.unlink()
+    say(f"COCO 2017 is complete in {out}")
+    return out
+
+
+def _zip_path(out: Path, archive: Archive) -> Path:
+    return out / PurePosixPath(archive.path).name
+
+
+def _is_complete(folder: Path, files: int) -> bool:
+    if not folder.exists() or not (found := sum(1 for _ in os.scandir(folder))):
+        return False
+    if found < files:
+        raise UserError(
+            f"{folder} has {found:,} files where {files:,} belong. Delete it or move it away, and run again."
+        )
+    return True
+
+
+def _peak_space(out: Path, archives: list[Archive], keep_zips: bool) -> int:
+    """The most bytes in use at any moment beyond what is on the disk now, in the order of `download_coco`."""
+    used = peak = 0
+    for archive in archives:
+        zip_path = _zip_path(out, archive)
+        here = [zip_path, zip_path.with_name(zip_path.name + ".part")]
+        used += archive.size - sum(path.stat().st_size for path in here if path.exists())
+        used += archive.unpacked
+        peak = max(peak, used)
+        if not keep_zips:
+            used -= archive.size
+    return peak
