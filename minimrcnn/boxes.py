@@ -65,6 +65,11 @@ def decode(deltas: Tensor, anchors: Tensor, weights: tuple[float, ...], plus_one
     return torch.cat([centre - 0.5 * size, centre + 0.5 * size - plus_one], dim=-1)
 
 
+def to_lengths(boxes: Tensor, plus_one: int) -> Tensor:
+    """Boxes whose plain x2 - x1 is their width under `plus_one`: what an NMS without it must be given."""
+    return boxes + boxes.new_tensor([0, 0, plus_one, plus_one])
+
+
 def clip(boxes: Tensor, sizes: Tensor, plus_one: int = 0) -> Tensor:
     """Cut boxes (B, K, 4) to their pictures, `sizes` (B, 2) as (height, width)."""
     limit = (sizes - plus_one).to(boxes.dtype).flip(-1).repeat(1, 2)[:, None]  # (B, 1, 4)

@@ -119,7 +119,7 @@ class Detections:
     scores: Tensor  # (B, D) float32
     labels: Tensor  # (B, D) int64
     valid: Tensor  # (B, D) bool
-    masks: Tensor  # (B, D, M, M) float32, probabilities over each box; M = 0 without a mask branch
+    overflow: Tensor  # (B,) bool: more candidates than `Architecture.candidates`, the lowest scores fell out
 
 
 @dataclass
@@ -134,7 +134,7 @@ class RoIs:
     def spread(self, values: Tensor, shape: torch.Size) -> Tensor:
         """Put flat results (R, ...) back to (B, K, ...), zeros where nothing was computed."""
         full = values.new_zeros(shape[0] * shape[1], *values.shape[1:])  # (B * K, ...)
-        return full.index_copy(0, self.rows, values).view(*shape[:2], *values.shape[1:])
+        return full.index_copy(0, self.rows, values).unflatten(0, tuple(shape[:2]))
 
 
 def flatten_rois(boxes: Tensor, valid: Tensor) -> RoIs:
@@ -142,10 +142,12 @@ def flatten_rois(boxes: Tensor, valid: Tensor) -> RoIs:
 
     On a GPU every row goes through, so that the shapes stay fixed. On the CPU, where nothing waits
     for anything, only the valid rows do: a photo with 15 detections costs 15 mask heads, not 100.
+    There is always at least one row, so that every head is part of every loss and has a gradient.
     """
     keep = valid.flatten()
     if boxes.device.type == "cpu":
         rows = keep.nonzero()[:, 0]  # (R,)
+        rows = rows if len(rows) else torch.zeros(1, dtype=torch.int64)
     else:
         rows = torch.arange(keep.numel(), device=boxes.device)
     return RoIs(boxes.flatten(0, 1)[rows], rows // valid.shape[1], keep[rows], rows)

@@ -1,0 +1,196 @@
+"""Masks on both sides of the network: what the mask head is trained on, and what becomes of its grids.
+
+A ground truth mask becomes an MxM target inside a RoI; a predicted MxM grid becomes pixels, or a
+run-length code without passing through pixels of the whole picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pycocotools import mask as coco_mask
+from torch import Tensor
+
+from minimrcnn.roi_ops.align import axis
+
+CHUNK = 64  # RoIs whose crops are float32 at one time
+
+
+def axis_matrix(
+    low: Tensor,
+    high: Tensor,
+    size: int,
+    aligned: bool,
+    native: Tensor,
+    resized: Tensor,
+    crop_start: Tensor,
+    crop_length: int,
+    most: int,
+) -> Tensor:
+    """How much each row of a crop counts for each row of the target: (P, size, crop_length).
+
+    RoIAlign is separable: target = A_y @ mask @ A_x^T, one such matrix an axis. The mask that is
+    sampled is the native one enlarged by nearest neighbour, so that step is an index inside the matrix.
+    """
+    cells = resized[:, None, None]
+    index, weight = axis(low, high, size, 0, aligned, cells, most)  # (P, size, 2 * most) each
+    ratio = native.to(torch.float32) / resized.to(torch.float32)
+    row = (index * ratio[:, None, None]).to(torch.int64)  # nearest: floor(i * native / resized)
+    row = torch.minimum(row, native[:, None, None] - 1) - crop_start[:, None, None]
+    inside = (row >= 0) & (row < crop_length)  # outside its box a mask is 0
+    matrix = weight.new_zeros(len(low), size, crop_length)
+    return matrix.scatter_add(2, row.clamp(0, max(crop_length - 1, 0)), weight * inside)
+
+
+def mask_targets(
+    crops: Tensor,
+    crop_boxes: Tensor,
+    boxes: Tensor,
+    native: Tensor,
+    resized: Tensor,
+    size: int,
+    aligned: bool,
+    binary: bool,
+    longest: int,
+) -> Tensor:
+    """What the mask head should answer: RoIAlign of the matched mask, (P, size, size) float32.
+
+    The same numbers as torchvision's `project_masks_on_boxes` on full masks enlarged with the
+    picture, without ever making one.
+
+    Args:
+        crops: (P, h, w) uint8, the matched masks, native pixels; crop_boxes: (P, 4) int64, where they lie.
+        boxes: (P, 4) RoIs in pixels of the resized picture; native, resized: (P, 2) picture sizes.
+        binary: cut at .5 (detectron2, paper) or keep the fractions (torchvision).
+        longest: no side of a resized picture is longer; fixes the number of sampling points.
+    """
+    if crops[0].numel() == 0 if len(crops) else True:
+        return boxes.new_zeros(len(crops), size, size)
+    most = longest // size + 2
+    targets = []
+    for c, place, box, n, r in zip(
+        *(t.split(CHUNK) for t in (crops, crop_boxes, boxes, native, resized)), strict=True
+    ):
+        a_y = axis_matrix(
+            box[:, 1], box[:, 3], size, aligned, n[:, 0], r[:, 0], place[:, 1], c.shape[1], most
+        )
+        a_x = axis_matrix(
+            box[:, 0], box[:, 2], size, aligned, n[:, 1], r[:, 1], place[:, 0], c.shape[2], most
+        )
+        targets.append(a_y @ c.to(torch.float32) @ a_x.transpose(1, 2))  # (chunk, size, size)
+    target = torch.cat(targets)
+    return (target >= 0.5).to(torch.float32) if binary else target
+
+
+def targets_by_object(mask_target: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Lift a target function of one full-size mask, `(mask (H, W), boxes (P, 4), size, aligned)`."""
+
+    def lifted(
+        crops: Tensor,
+        crop_boxes: Tensor,
+        boxes: Tensor,
+        native: Tensor,
+        resized: Tensor,
+        size: int,
+        aligned: bool,
+        binary: bool,
+        longest: int,
+    ) -> Tensor:
+        targets = [boxes.new_zeros(0, size, size)]
+        for crop, (x1, y1, x2, y2), box, n, r in zip(
+            crops, crop_boxes.tolist(), boxes, native.tolist(), resized.tolist(), strict=True
+        ):
+            mask = boxes.new_zeros(1, 1, *n)
+            mask[0, 0, y1:y2, x1:x2] = crop[: y2 - y1, : x2 - x1]
+            mask = F.interpolate(mask, size=r, mode="nearest")[0, 0]
+            targets.append(mask_target(mask, box[None], size, aligned))
+        target = torch.cat(targets)
+        return (target >= 0.5).to(torch.float32) if binary else target
+
+    return lifted
+
+
+def place_grid(grid: Tensor, box: Tensor, height: int, width: int, how: str) -> tuple[Tensor, int, int]:
+    """One grid (M, M) at the size of its box (4,), cut to the picture.
+
+    Args:
+        how: "integer" (torchvision, Detectron): a ring of zeros around the grid, so that the bilinear
+            filter falls off at the border; the box grown to match and cut to whole pixels, x2 - x1 + 1
+            wide. "exact" (detectron2): each pixel's centre is looked up in the box as it is.
+
+    Returns:
+        (h, w) probabilities, and the column and row of its top left pixel in the picture.
+    """
+    if how == "exact":
+        return _sample_at_centres(grid, box, height, width)
+    size = grid.shape[-1]
+    centre, half = (box[2:] + box[:2]) * 0.5, (box[2:] - box[:2]) * 0.5 * ((size + 2) / size)
+    x1, y1, x2, y2 = torch.cat([centre - half, centre + half]).to(torch.int64).tolist()
+    padded = F.pad(grid, (1, 1, 1, 1))[None, None]
+    shape = (max(y2 - y1 + 1, 1), max(x2 - x1 + 1, 1))
+    pixels = F.interpolate(padded, size=shape, mode="bilinear", align_corners=False)[0, 0]
+    left, top = max(x1, 0), max(y1, 0)
+    return pixels[top - y1 : height - y1, left - x1 : width - x1], left, top
+
+
+def _sample_at_centres(grid: Tensor, box: Tensor, height: int, width: int) -> tuple[Tensor, int, int]:
+    x1, y1, x2, y2 = box.tolist()
+    left, top = max(int(x1) - 1, 0), max(int(y1) - 1, 0)
+    right, bottom = min(int(x2) + 2, width), min(int(y2) + 2, height)
+    xs = (torch.arange(left, right, device=grid.device) + 0.5 - x1) / (x2 - x1) * 2 - 1
+    ys = (torch.arange(top, bottom, device=grid.device) + 0.5 - y1) / (y2 - y1) * 2 - 1
+    where = torch.stack([xs.expand(len(ys), -1), ys[:, None].expand(-1, len(xs))], dim=-1)  # (h, w, 2)
+    return F.grid_sample(grid[None, None], where[None], align_corners=False)[0, 0], left, top
+
+
+def paste(grids: Tensor, boxes: Tensor, height: int, width: int, how: str = "integer") -> Tensor:
+    """Grids (N, M, M) over boxes (N, 4) in native pixels to whole pictures (N, height, width)."""
+    pictures = grids.new_zeros(len(grids), height, width)
+    for picture, grid, box in zip(pictures, grids, boxes, strict=True):
+        pixels, left, top = place_grid(grid, box, height, width, how)
+        picture[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
+    return pictures
+
+
+def encode_grids(
+    grids: Tensor, boxes: Tensor, height: int, width: int, threshold: float = 0.5, how: str = "integer"
+) -> list[dict]:
+    """Grids to COCO's compressed run lengths, byte for byte as if pasted whole and encoded.
+
+    Args:
+        grids: (N, M, M) probabilities; boxes: (N, 4) in native pixels; a pixel counts above `threshold`.
+
+    Returns:
+        N dicts {"size": [height, width], "counts": str}.
+    """
+    codes = []
+    for grid, box in zip(grids.cpu(), boxes.cpu(), strict=True):
+        pixels, left, top = place_grid(grid, box, height, width, how)
+        counts = run_lengths((pixels > threshold).numpy(), left, top, height, width)
+        code = coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
+        codes.append({"size": [height, width], "counts": code["counts"].decode("ascii")})
+    return codes
+
+
+def run_lengths(crop: np.ndarray, left: int, top: int, height: int, width: int) -> list[int]:
+    """COCO's run lengths of a bool crop (h, w) at (left, top) of a height x width picture of zeros.
+
+    COCO runs down the columns and begins with zeros. Each column is closed by a zero, so that the
+    changes in the flattened crop are the ends of runs; each is then moved to its place in the picture.
+    """
+    h, w = crop.shape
+    columns = np.zeros((w, h + 2), dtype=np.int8)  # zeros above and below each column
+    columns[:, 1 : h + 1] = crop.T
+    change = np.flatnonzero(np.diff(columns.ravel()))  # alternately the start and the end of a run
+    column, row = np.divmod(change, h + 2)
+    edges = (left + column) * height + top + row
+    starts, ends = edges[0::2], edges[1::2]
+    # Where the crop is as tall as the picture a run may go on at the top of the next column.
+    apart = np.flatnonzero(starts[1:] != ends[:-1])
+    starts = np.concatenate([starts[:1], starts[1:][apart]])
+    ends = np.concatenate([ends[:-1][apart], ends[-1:]])
+    edges = np.stack([starts, ends], axis=1).ravel()
+    return np.diff(edges, prepend=0, append=height * width).tolist()

@@ -1,0 +1,195 @@
+"""The door: lists of pictures and targets of any size become one batch of fixed shape.
+
+Everything that is hidden in other models stands here: what is checked, how a picture is resized and
+normalised, how boxes follow it, how much is padded.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from minimrcnn.config import Conventions
+from minimrcnn.randomness import fold, uniform
+from minimrcnn.structures import Batch, MaskCrops, Targets
+
+
+def resized_size(height: int, width: int, min_size: int, max_size: int, rounding: str) -> tuple[int, int]:
+    """(height, width) after scaling the short side to `min_size`, the long side staying within `max_size`.
+
+    "floor" is torchvision's: the factor is a float32, so that a short side of 388 comes out as 799, not
+    800. "round" is int(x + .5).
+    """
+    short, long = min(height, width), max(height, width)
+    if rounding == "round":
+        factor = min(min_size / short, max_size / long)
+        return int(height * factor + 0.5), int(width * factor + 0.5)
+    factor = float(min(np.float32(min_size) / np.float32(short), np.float32(max_size) / np.float32(long)))
+    return math.floor(height * factor), math.floor(width * factor)
+
+
+def normalise_and_resize(image: Tensor, size: tuple[int, int], conventions: Conventions) -> Tensor:
+    """(3, H, W) uint8 or 0..1 float to (3, *size) float32 of zero mean and unit variance."""
+    pixels = image.to(torch.float32) / 255 if image.dtype == torch.uint8 else image.to(torch.float32)
+    if conventions.channel_order == "bgr":
+        pixels = pixels.flip(0)
+    mean = torch.tensor(conventions.mean, device=image.device)[:, None, None]
+    std = torch.tensor(conventions.std, device=image.device)[:, None, None]
+    pixels = ((pixels - mean) / std)[None]
+    return F.interpolate(
+        pixels, size=size, mode="bilinear", align_corners=False, antialias=conventions.antialias
+    )[0]
+
+
+def choose_sizes(min_sizes: tuple[int, ...], image_ids: Tensor, key: int, training: bool) -> list[int]:
+    """The short side of each picture: drawn from `min_sizes` while training, the last at test time."""
+    if not training or len(min_sizes) == 1:
+        return [min_sizes[-1]] * len(image_ids)
+    draw = uniform(fold(key, image_ids.cpu(), 3), 1)[:, 0]  # (B,)
+    return [min_sizes[i] for i in (draw * len(min_sizes)).long().tolist()]
+
+
+def make_batch(
+    images: list[Tensor],
+    image_ids: Tensor,
+    short_sides: list[int],
+    max_size: int,
+    divisor: int,
+    conventions: Conventions,
+) -> Batch:
+    """Resize, normalise and pad a list of (3, H, W) pictures to one batch.
+
+    The memory format is channels_last: convolutions on it run up to 1.7 times as fast on a CPU, and
+    RoIAlign reads the channels of a cell in one piece.
+    """
+    native = [(image.shape[-2], image.shape[-1]) for image in images]
+    shapes = [
+        resized_size(h, w, short, max_size, conventions.resize_rounding)
+        for (h, w), short in zip(native, short_sides, strict=True)
+    ]
+    height = math.ceil(max(h for h, _ in shapes) / divisor) * divisor
+    width = math.ceil(max(w for _, w in shapes) / divisor) * divisor
+    device = images[0].device
+    padded = torch.zeros(len(images), 3, height, width, device=device)
+    padded = padded.contiguous(memory_format=torch.channels_last)  # (B, 3, H, W)
+    for slot, image, shape in zip(padded, images, shapes, strict=True):
+        slot[:, : shape[0], : shape[1]] = normalise_and_resize(image, shape, conventions)
+    return Batch(padded, to_device(shapes, device), to_device(native, device), native, image_ids.to(device))
+
+
+def to_device(rows: list, device: torch.device) -> Tensor:
+    """Numbers to an int64 tensor on the device, without the host waiting for it."""
+    tensor = torch.tensor(rows, dtype=torch.int64)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def make_targets(targets: list[dict], batch: Batch, masks: bool) -> Targets:
+    """Pad the ground truth to one shape and scale the boxes with their pictures."""
+    device = batch.images.device
+    most = max([len(t["boxes"]) for t in targets] + [1])
+    crops = [crops_of(t) if masks else None for t in targets]
+    padded = [c.padded() if c else torch.zeros(0, 0, 0, dtype=torch.uint8) for c in crops]
+    crop_h, crop_w = (max(p.shape[axis] for p in padded) for axis in (1, 2))
+    count = len(targets)
+    boxes = torch.zeros(count, most, 4, device=device)
+    labels = torch.zeros(count, most, dtype=torch.int64, device=device)
+    valid = torch.zeros(count, most, dtype=torch.bool, device=device)
+    pixels = torch.zeros(count, most, crop_h, crop_w, dtype=torch.uint8, device=device)
+    places = torch.zeros(count, most, 4, dtype=torch.int64, device=device)
+    for i, target in enumerate(targets):
+        n = len(target["boxes"])
+        boxes[i, :n], labels[i, :n], valid[i, :n] = (
+            target["boxes"].to(device),
+            target["labels"].to(device),
+            True,
+        )
+        if crops[i]:
+            pixels[i, :n, : padded[i].shape[1], : padded[i].shape[2]] = padded[i].to(device)
+            places[i, :n] = crops[i].boxes.to(device)
+    scale = (batch.sizes.to(torch.float32) / batch.native_sizes.to(torch.float32)).flip(1).repeat(1, 2)
+    return Targets(boxes * scale[:, None], labels, valid, pixels, places)
+
+
+def crops_of(target: dict) -> MaskCrops:
+    """The masks of a target, which may be given as full-size (N, H, W) pictures."""
+    masks = target["masks"]
+    return masks if isinstance(masks, MaskCrops) else MaskCrops.from_dense(masks)
+
+
+def to_native(boxes: Tensor, batch: Batch) -> Tensor:
+    """Boxes (B, K, 4) in pixels of the resized pictures to pixels of the native ones."""
+    scale = (batch.native_sizes.to(torch.float32) / batch.sizes.to(torch.float32)).flip(1).repeat(1, 2)
+    return boxes * scale[:, None]
+
+
+def check_images(images: list[Tensor], validate: bool) -> None:
+    """Raise ValueError or TypeError for what is no list of pictures; `validate` looks at the values too."""
+    if (isinstance(images, Tensor) and images.dim() == 3) or not len(images):
+        raise ValueError("images: want a list of (3, H, W) tensors, at least one")
+    for i, image in enumerate(images):
+        if not isinstance(image, Tensor) or image.dim() != 3 or image.shape[0] != 3:
+            found = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
+            raise ValueError(f"images[{i}]: want a (3, H, W) tensor, got {found}")
+        if image.dtype != torch.uint8 and not image.is_floating_point():
+            raise TypeError(f"images[{i}]: want uint8, or float in 0..1; got {image.dtype}")
+        if image.device != images[0].device:
+            raise ValueError(f"images[{i}] is on {image.device}, images[0] on {images[0].device}")
+        if validate and image.is_floating_point() and not bool(image.isfinite().all()):
+            raise ValueError(f"images[{i}]: holds NaN or Inf")
+
+
+def check_targets(
+    targets: list[dict], images: list[Tensor], num_classes: int, masks: bool, validate: bool
+) -> None:
+    """Raise ValueError or TypeError for targets that would train nonsense, naming picture and object."""
+    if len(targets) != len(images):
+        raise ValueError(f"{len(images)} images but {len(targets)} targets")
+    for i, (target, image) in enumerate(zip(targets, images, strict=True)):
+        for name in ["boxes", "labels", "masks"] if masks else ["boxes", "labels"]:
+            if name not in target:
+                raise ValueError(f"targets[{i}] has no {name!r}; it has {sorted(target)}")
+        boxes, labels = target["boxes"], target["labels"]
+        if boxes.dim() != 2 or boxes.shape[1] != 4 or not boxes.is_floating_point():
+            raise ValueError(
+                f"targets[{i}]['boxes']: want float (N, 4), got {boxes.dtype} {tuple(boxes.shape)}"
+            )
+        if labels.shape != boxes.shape[:1] or labels.dtype != torch.int64:
+            raise ValueError(
+                f"targets[{i}]['labels']: want int64 ({len(boxes)},), "
+                f"got {labels.dtype} {tuple(labels.shape)}"
+            )
+        if masks:
+            check_masks(target["masks"], len(boxes), image, i)
+        if validate:
+            check_values(boxes, labels, num_classes, i)
+
+
+def check_masks(masks: Tensor | MaskCrops, count: int, image: Tensor, i: int) -> None:
+    """Masks must be as many as the boxes and, in full size, as large as the picture."""
+    shape = (len(masks.boxes), *image.shape[1:]) if isinstance(masks, MaskCrops) else tuple(masks.shape)
+    if shape != (count, *image.shape[1:]):
+        raise ValueError(
+            f"targets[{i}]['masks']: want {(count, *image.shape[1:])}, one a box, as large as the picture; "
+            f"got {shape}"
+        )
+
+
+def check_values(boxes: Tensor, labels: Tensor, num_classes: int, i: int) -> None:
+    """Boxes must be finite and have a positive size; labels must be classes, not background."""
+    bad = ~(boxes.isfinite().all(dim=1) & (boxes[:, 2:] > boxes[:, :2]).all(dim=1))
+    if bool(bad.any()):
+        n = int(bad.nonzero()[0, 0])
+        raise ValueError(
+            f"targets[{i}]['boxes'][{n}] = {boxes[n].tolist()}: want x1 < x2 and y1 < y2, finite; "
+            "boxes are corners (x1, y1, x2, y2), not (x, y, width, height)"
+        )
+    wrong = (labels < 1) | (labels >= num_classes)
+    if bool(wrong.any()):
+        n = int(wrong.nonzero()[0, 0])
+        raise ValueError(
+            f"targets[{i}]['labels'][{n}] = {int(labels[n])}: want 1..{num_classes - 1}; 0 is the background"
+        )
