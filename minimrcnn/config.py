@@ -30,10 +30,8 @@ class Conventions:
     rpn_beta: float = 1 / 9  # smooth-L1 turns linear here; D2: 0, plain L1
     rpn_normalizer: str = "sampled"  # TV: anchors sampled; D1, D2: "fixed", 256 a picture
     # -- regions of interest -----------------------------------------------------------------------
-    level_epsilon: tuple[str, float] = (
-        "outside",
-        1e-6,
-    )  # of the log2 in FPN eq. 1; D2 outside 1e-8; D1 inside
+    # Of the log2 in FPN eq. 1: TV adds it outside. D1, D2: inside, 1e-6 and 1e-8.
+    level_epsilon: tuple[str, float] = ("outside", 1e-6)
     aligned: bool = False  # RoIAlign: D2 subtracts the half pixel
     sampling_ratio: int = 2  # paper: 4 samples a bin; D2: 0, as many as the bin has pixels
     box_beta: float = 1 / 9  # D1: 1 (Fast R-CNN eq. 3); D2: 0
@@ -60,7 +58,7 @@ CONVENTIONS = {
         rpn_post_nms_train=1000,
         rpn_beta=0.0,
         rpn_normalizer="fixed",
-        level_epsilon=("outside", 1e-8),
+        level_epsilon=("inside", 1e-8),
         aligned=True,
         sampling_ratio=0,
         box_beta=0.0,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -21,14 +20,12 @@ from minimrcnn.structures import Batch, MaskCrops, Targets
 def resized_size(height: int, width: int, min_size: int, max_size: int, rounding: str) -> tuple[int, int]:
     """(height, width) after scaling the short side to `min_size`, the long side staying within `max_size`.
 
-    "floor" is torchvision's: the factor is a float32, so that a short side of 388 comes out as 799, not
-    800. "round" is int(x + .5).
+    "floor" is torchvision's: 800 / 388 * 388 is 799.99... in double precision, so that a short side of
+    388 comes out as 799, not 800. "round" is int(x + .5).
     """
-    short, long = min(height, width), max(height, width)
+    factor = min(min_size / min(height, width), max_size / max(height, width))
     if rounding == "round":
-        factor = min(min_size / short, max_size / long)
         return int(height * factor + 0.5), int(width * factor + 0.5)
-    factor = float(min(np.float32(min_size) / np.float32(short), np.float32(max_size) / np.float32(long)))
     return math.floor(height * factor), math.floor(width * factor)
 
 

@@ -7,8 +7,6 @@ final name is complete, whenever the program was stopped.
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import hashlib
 import http.client
 import json
@@ -22,7 +20,6 @@ import urllib.parse
 import urllib.request
 import zipfile
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -32,13 +29,8 @@ from minimrcnn.errors import UserError
 
 CHUNK = 1 << 20  # bytes
 TIMEOUT = 60  # seconds without a single byte
-BACK_OFF = (
-    1,
-    2,
-    4,
-    8,
-    16,
-)  # seconds before each new try; a try that brings PROGRESS bytes starts the row anew
+# Seconds before each new try. A try that brings at least PROGRESS bytes starts the row anew.
+BACK_OFF = (1, 2, 4, 8, 16)
 PROGRESS = 1 << 20
 
 
@@ -51,7 +43,7 @@ class Archive:
     md5: str
     folder: str  # the top folder inside the zip, and its name once unpacked
     files: int  # files in that folder
-    unpacked: int  # bytes on the disk, rounded up to cover the file system's blocks
+    unpacked: float  # 1e9 bytes on the disk, rounded up to cover the file system's blocks
 
 
 # http, not https: the host serves the certificate of its storage provider, which does not match the
@@ -59,28 +51,16 @@ class Archive:
 COCO_URL = "http://images.cocodataset.org"
 COCO_2017 = (
     Archive(
-        path="annotations/annotations_trainval2017.zip",
-        size=252_907_541,
-        md5="f4bbac642086de4f52a3fdda2de5fa2c",
-        folder="annotations",
-        files=6,
-        unpacked=850_000_000,
+        "annotations/annotations_trainval2017.zip",
+        252_907_541,
+        "f4bbac642086de4f52a3fdda2de5fa2c",
+        "annotations",
+        6,
+        0.85,
     ),
+    Archive("zips/val2017.zip", 815_585_330, "442b8da7639aecaf257c1dceb8ba8c80", "val2017", 5_000, 0.84),
     Archive(
-        path="zips/val2017.zip",
-        size=815_585_330,
-        md5="442b8da7639aecaf257c1dceb8ba8c80",
-        folder="val2017",
-        files=5_000,
-        unpacked=840_000_000,
-    ),
-    Archive(
-        path="zips/train2017.zip",
-        size=19_336_861_798,
-        md5="cced6f7f71b7629ddf16f17bbcfab6b2",
-        folder="train2017",
-        files=118_287,
-        unpacked=19_700_000_000,
+        "zips/train2017.zip", 19_336_861_798, "cced6f7f71b7629ddf16f17bbcfab6b2", "train2017", 118_287, 19.7
     ),
 )
 
@@ -94,20 +74,16 @@ def _bar(total: int | None, name: str, start: int = 0) -> tqdm:
     return tqdm(total=total, initial=start, desc=name, unit="B", unit_scale=True, file=sys.stderr)
 
 
-def _gigabytes(size: int) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size:,} bytes"
-
-
 def check_space(folder: Path, needed: int, what: str) -> None:
-    """Raise UserError when the disk that holds `folder` (which need not exist yet) has less than `needed` bytes."""
+    """Raise UserError if the disk of `folder` (which need not exist) has less than `needed` bytes free."""
     there = folder.absolute()
     while not there.exists():
         there = there.parent
     free = shutil.disk_usage(there).free
     if needed > free:
         raise UserError(
-            f"not enough disk space in {folder} for {what}: {_gigabytes(needed)} needed, "
-            f"{_gigabytes(free)} available. Free some space or choose another folder."
+            f"not enough disk space in {folder} for {what}: {needed / 1e9:.2f} GB needed, "
+            f"{free / 1e9:.2f} GB available. Free some space or choose another folder."
         )
 
 
@@ -170,18 +146,16 @@ def fetch(url: str, target: Path, *, size: int | None, md5: str | None) -> Path:
             )
         say(f"{target} is already complete")
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
     part = _Part(url, target)
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         _download(part, target, size)
     except KeyboardInterrupt:
         say(f"stopped; {part.path} is kept, and the same command goes on from there")
         raise
     except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
         raise UserError(
-            f"the disk is full: {part.path}. Free some space and run again; it goes on where it stopped."
+            f"cannot write {part.path}: {error}. Make room or choose another folder, and run again."
         ) from error
     if problem := _mismatch(part.path, size, md5):
         part.remove()
@@ -227,8 +201,8 @@ def _download(part: _Part, target: Path, size: int | None) -> None:
                 failures, farthest = 0, reached
             if failures == len(BACK_OFF):
                 raise UserError(
-                    f"{part.url}: {broken}; gave up after {failures + 1} tries. Check the network and run again: "
-                    f"{reached:,} bytes are kept in {part.path} and will not be downloaded twice."
+                    f"{part.url}: {broken}; gave up after {failures + 1} tries. Check the network and run "
+                    f"again: {reached:,} bytes are kept in {part.path} and will not be downloaded twice."
                 ) from broken
             wait = BACK_OFF[failures]
             failures += 1
@@ -247,9 +221,7 @@ def _attempt(part: _Part, target: Path, size: int | None) -> None:
         if notes["validator"]:
             headers["If-Range"] = notes["validator"]  # a changed file comes whole (200), not as a range (206)
     request = urllib.request.Request(part.url, headers=headers)
-    with _connect(request, part, have) as response:
-        if response is None:
-            return
+    with _connect(request, part) as response:
         start, total = _place(response, have, notes, part)
         if size is not None and total not in (None, size):
             raise UserError(
@@ -260,41 +232,30 @@ def _attempt(part: _Part, target: Path, size: int | None) -> None:
         if start == 0:
             if have:
                 say(f"{target.name}: the server starts again from the first byte")
-            part.begin(total, _validator(response))
+            etag = response.headers.get("ETag", "")
+            strong = etag and not etag.startswith("W/")  # a weak one never matches (RFC 9110, 13.1.5)
+            part.begin(total, etag if strong else response.headers.get("Last-Modified"))
         _append(response, part.path, target.name, start, total)
 
 
-@contextlib.contextmanager
-def _connect(
-    request: urllib.request.Request, part: _Part, have: int
-) -> Iterator[http.client.HTTPResponse | None]:
-    """The open response, or None when the server says (416) that nothing is missing."""
+def _connect(request: urllib.request.Request, part: _Part) -> http.client.HTTPResponse:
     try:
-        response = urllib.request.urlopen(request, timeout=TIMEOUT)
+        return urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
-        with error:
-            if error.code == 416:
-                if error.headers.get("Content-Range", "").removeprefix("bytes */") != str(have):
-                    part.remove()
-                    raise _Broken("the file on the server has changed") from error
-                response = contextlib.nullcontext()
-            elif error.code in (408, 429) or error.code >= 500:
-                raise _Broken(f"the server answered {error.code} {error.reason}") from error
-            else:
-                raise UserError(
-                    f"{part.url}: the server answered {error.code} {error.reason}. Check the address."
-                ) from error
+        error.close()
+        answer = f"the server answered {error.code} {error.reason}"
+        if error.code == 416:  # it has no bytes there: the file has become shorter
+            part.remove()
+            raise _Broken("the file on the server has changed, starting again") from error
+        if error.code in (408, 429) or error.code >= 500:
+            raise _Broken(answer) from error
+        raise UserError(f"{part.url}: {answer}. Check the address.") from error
     except urllib.error.URLError as error:
-        if "certificate" in str(error.reason).lower():
-            raise UserError(
-                f"{part.url}: {error.reason}. Python could not verify the server's certificate: install or "
-                "update the system's root certificates (on macOS: 'Install Certificates.command')."
-            ) from error
+        if "certificate" in str(error.reason).lower():  # trying again does not mend it
+            raise UserError(f"{part.url}: {error.reason}. Update the root certificates of Python.") from error
         raise _Broken(f"no connection ({error.reason})") from error
     except (OSError, http.client.HTTPException) as error:
         raise _Broken(f"no connection ({error or type(error).__name__})") from error
-    with response as opened:
-        yield opened
 
 
 def _place(response: http.client.HTTPResponse, have: int, notes: dict, part: _Part) -> tuple[int, int | None]:
@@ -304,16 +265,10 @@ def _place(response: http.client.HTTPResponse, have: int, notes: dict, part: _Pa
         return 0, int(length) if length.isdigit() else None
     span, _, whole = response.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
     total = int(whole) if whole.isdigit() else None
-    if span.partition("-")[0] != str(have) or (notes["total"] is not None and total != notes["total"]):
+    if span.partition("-")[0] != str(have) or notes["total"] not in (None, total):
         part.remove()
         raise _Broken("the file on the server has changed, starting again")
     return have, total
-
-
-def _validator(response: http.client.HTTPResponse) -> str | None:
-    """What If-Range may carry: a strong ETag or a date (RFC 9110, 13.1.5: a weak ETag never matches)."""
-    etag = response.headers.get("ETag")
-    return etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified")
 
 
 def _append(response: http.client.HTTPResponse, path: Path, name: str, start: int, total: int | None) -> None:
@@ -360,12 +315,20 @@ def unpack(zip_path: Path, into: Path, *, folder: str = "") -> Path:
             temporary.mkdir(parents=True)
             with _bar(size, f"unpacking {zip_path.name}") as bar:
                 for path, member in members:
-                    _write_member(archive, member, temporary / path, bar)
+                    (temporary / path).parent.mkdir(parents=True, exist_ok=True)
+                    # zipfile gives no more than the stated size (so the space check holds for a lying
+                    # header too) and compares the CRC at the end of each member.
+                    with archive.open(member) as source, (temporary / path).open("wb") as sink:
+                        while chunk := source.read(CHUNK):
+                            sink.write(chunk)
+                            bar.update(len(chunk))
         os.replace(temporary, into)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise UserError(
             f"{zip_path} is damaged or no zip file ({error}). Delete it and run again."
         ) from error
+    except OSError as error:
+        raise UserError(f"cannot unpack {zip_path} into {into}: {error}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return into
@@ -379,35 +342,24 @@ def _checked_members(
     for member in archive.infolist():
         path, windows = PurePosixPath(member.filename), PureWindowsPath(member.filename)
         kind = stat.S_IFMT(member.external_attr >> 16)  # 0 when the zip was not made on Unix
+        refused = ""
         if windows.anchor or path.is_absolute() or ".." in windows.parts:
-            raise UserError(
-                f"{zip_path}: member {member.filename!r} would land outside; nothing was unpacked."
-            )
-        if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-            raise UserError(
-                f"{zip_path}: member {member.filename!r} is a link or a device; nothing was unpacked."
-            )
-        if member.flag_bits & 1:
-            raise UserError(f"{zip_path}: member {member.filename!r} is encrypted; nothing was unpacked.")
-        if member.is_dir() or not path.is_relative_to(folder):
+            refused = "would land outside"
+        elif kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+            refused = "is a link or a device"
+        elif member.flag_bits & 1:
+            refused = "is encrypted"
+        elif path in seen:
+            refused = "is there twice"
+        if refused:
+            raise UserError(f"{zip_path}: member {member.filename!r} {refused}; nothing was unpacked.")
+        if member.is_dir() or path == PurePosixPath(folder) or not path.is_relative_to(folder):
             continue
-        if path in seen:
-            raise UserError(f"{zip_path}: member {member.filename!r} is there twice; nothing was unpacked.")
         seen.add(path)
         members.append((path.relative_to(folder), member))
     if not members:
         raise UserError(f"{zip_path} holds no file" + (f" below {folder}/." if folder else "."))
     return members
-
-
-def _write_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path, bar: tqdm) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # zipfile never gives more than the stated size, so the space check above holds for a lying header
-    # too, and it compares the CRC at the end of each member.
-    with archive.open(member) as source, path.open("wb") as sink:
-        while chunk := source.read(CHUNK):
-            sink.write(chunk)
-            bar.update(len(chunk))
 
 
 # ---------------------------------------------------------------- COCO 2017
@@ -430,17 +382,13 @@ def download_coco(out: Path, *, base_url: str = COCO_URL, keep_zips: bool = Fals
             missing.append(archive)
     check_space(out, _peak_space(out, missing, keep_zips), "COCO 2017 (zip and unpacked)")
     for archive in missing:
-        zip_path = _zip_path(out, archive)
+        zip_path = out / PurePosixPath(archive.path).name
         fetch(f"{base_url.rstrip('/')}/{archive.path}", zip_path, size=archive.size, md5=archive.md5)
         unpack(zip_path, out / archive.folder, folder=archive.folder)
         if not keep_zips:
             zip_path.unlink()
     say(f"COCO 2017 is complete in {out}")
     return out
-
-
-def _zip_path(out: Path, archive: Archive) -> Path:
-    return out / PurePosixPath(archive.path).name
 
 
 def _is_complete(folder: Path, files: int) -> bool:
@@ -457,10 +405,10 @@ def _peak_space(out: Path, archives: list[Archive], keep_zips: bool) -> int:
     """The most bytes in use at any moment beyond what is on the disk now, in the order of `download_coco`."""
     used = peak = 0
     for archive in archives:
-        zip_path = _zip_path(out, archive)
+        zip_path = out / PurePosixPath(archive.path).name
         here = [zip_path, zip_path.with_name(zip_path.name + ".part")]
         used += archive.size - sum(path.stat().st_size for path in here if path.exists())
-        used += archive.unpacked
+        used += int(archive.unpacked * 1e9)
         peak = max(peak, used)
         if not keep_zips:
             used -= archive.size

@@ -28,8 +28,9 @@ def assign_levels(
     """
     side = area(boxes.float(), plus_one).clamp(min=0).sqrt() / canonical_scale
     where, small = epsilon
-    level = torch.log2(side) + small if where == "outside" else torch.log2(side + small)
-    return torch.floor(4 + level).clamp(2, 1 + levels).to(torch.int64) - 2
+    # Left to right, as torchvision adds: another order of these sums moves RoIs of about 224 px.
+    level = 4 + torch.log2(side) + small if where == "outside" else 4 + torch.log2(side + small)
+    return torch.floor(level).clamp(2, 1 + levels).to(torch.int64) - 2
 
 
 def pyramid_roi_align(

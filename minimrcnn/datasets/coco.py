@@ -1,0 +1,411 @@
+"""COCO-format data sets: from an annotation file and a picture folder to tensors.
+
+A picture keeps its native size and stays uint8; a mask is cut to its own tight box. Resizing and
+normalising happen later, on the device, where they are cheap.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import io
+import json
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from pycocotools import mask as rle_tools
+from pycocotools.coco import COCO
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from minimrcnn.errors import UserError
+from minimrcnn.structures import MaskCrops
+
+_EXIF_ORIENTATION = 0x0112
+_OFF_ON = np.array([0, 1], np.uint8)
+# The two annotations of COCO train2017 whose box is a line, by picture: left out, as everyone does.
+_COCO_LINES = {200365: [296.65, 388.33, 1.03, 0.0], 550395: [9.98, 188.56, 15.52, 0.0]}
+_REQUIRED = {
+    "images": {"id": int, "file_name": str, "width": int, "height": int},
+    "annotations": {"id": int, "image_id": int, "category_id": int, "bbox": list},
+    "categories": {"id": int, "name": str},
+}
+
+
+class Request(NamedTuple):
+    """Which picture, and how to mirror it: the sampler decides, the data set obeys."""
+
+    index: int
+    hflip: bool = False
+    vflip: bool = False
+
+
+@dataclass(frozen=True)
+class ClassMap:
+    """Raw category ids, which may have gaps, to labels 1..N and back. Label 0 is the background.
+
+    Attributes:
+        category_ids: ascending; the category of label k stands at k - 1.
+        names: of the same categories, in the same order.
+    """
+
+    category_ids: tuple[int, ...]
+    names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if any(a >= b for a, b in zip(self.category_ids, self.category_ids[1:], strict=False)):
+            raise UserError(f"Category ids must be different and ascending, not {list(self.category_ids)}.")
+
+    def label(self, category_id: int) -> int:
+        """The label 1..N of a raw category id; UserError if the id is not listed."""
+        if category_id not in self.category_ids:
+            raise UserError(f"Category {category_id} is not one of {list(self.category_ids)}.")
+        return self.category_ids.index(category_id) + 1
+
+    def category(self, label: int) -> int:
+        """The raw category id of a label 1..N; UserError for any other label."""
+        if not 1 <= label <= len(self.category_ids):
+            raise UserError(f"Label {label} is not one of 1..{len(self.category_ids)}.")
+        return self.category_ids[label - 1]
+
+    def to_plain(self) -> dict:
+        """Lists, numbers and strings: what a checkpoint may hold."""
+        return {"category_ids": list(self.category_ids), "names": list(self.names)}
+
+    @staticmethod
+    def from_plain(plain: dict) -> ClassMap:
+        """The inverse of `to_plain`."""
+        return ClassMap(tuple(int(i) for i in plain["category_ids"]), tuple(str(n) for n in plain["names"]))
+
+    @staticmethod
+    def from_coco(coco: COCO) -> ClassMap:
+        """Labels by ascending category id."""
+        categories = sorted(coco.dataset["categories"], key=lambda category: category["id"])
+        return ClassMap(tuple(c["id"] for c in categories), tuple(str(c["name"]) for c in categories))
+
+
+def find_split(folder: Path, split: str) -> tuple[Path, Path]:
+    """The annotation file and the picture folder of one split.
+
+    Looks for `annotations/instances_<split>*.json`, and for the pictures in `<split>*/`,
+    `images/<split>*/`, or `images/` itself. An exact name goes before a longer one.
+
+    Raises:
+        UserError: nothing fits, or more than one thing does.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(
+            f"There is no data set at {folder}. Give the folder in which annotations/ lies, or draw one "
+            f"with `python -m minimrcnn data toybox --out {folder}`."
+        )
+    pattern = f"{glob.escape(split)}*"
+    files = sorted((folder / "annotations").glob(f"instances_{pattern}.json"))
+    files = [file for file in files if file.stem == f"instances_{split}"] or files
+    if len(files) != 1:
+        present = [file.name for file in files or sorted((folder / "annotations").glob("*"))]
+        raise UserError(
+            f"The split '{split}' of {folder} needs one file annotations/instances_{split}*.json; "
+            f"{'several fit' if files else 'in annotations/ there is'}: {', '.join(present) or 'nothing'}."
+        )
+    name = files[0].stem.removeprefix("instances_")  # val2017
+    roots = (folder, folder / "images")
+    near = [place for root in roots for place in sorted(root.glob(pattern)) if place.is_dir()]
+    exact = [place for place in near if place.name == name]
+    places = exact[:1] or near or [place for place in roots[1:] if place.is_dir()]
+    if len(places) != 1:
+        raise UserError(
+            f"The pictures of {files[0]} should lie in {folder / name} or {folder / 'images' / name}; "
+            f"{'several folders fit: ' + ', '.join(map(str, places)) if places else 'neither is there'}."
+        )
+    return files[0], places[0]
+
+
+def read_coco(path: Path) -> COCO:
+    """An annotation file as pycocotools' COCO, without its prints.
+
+    `iscrowd` and `area`, which the evaluation reads, are filled in where they are missing: 0, and the
+    area of the box.
+
+    Raises:
+        UserError: the file is missing, is not JSON (line and column are named), or lacks what a
+            COCO file must have.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{path} is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}. "
+            "If it was downloaded or copied, it may be cut short: fetch it again."
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"The annotation file {path} cannot be read: {error}.") from None
+    for part, keys in _REQUIRED.items():
+        rows = content.get(part) if isinstance(content, dict) else None
+        if not isinstance(rows, list):
+            raise UserError(f"{path} has no list '{part}': it is not an annotation file in COCO's format.")
+        _check_rows(path, part, rows, keys)
+    for annotation in content["annotations"]:
+        annotation.setdefault("iscrowd", 0)
+        annotation.setdefault("area", annotation["bbox"][2] * annotation["bbox"][3])
+    coco = COCO()
+    coco.dataset = content
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco.createIndex()
+    return coco
+
+
+def _check_rows(path: Path, part: str, rows: list, keys: dict[str, type]) -> None:
+    """Every entry has its keys, of the right type, and an id of its own."""
+    seen = set()
+    for number, row in enumerate(rows):
+        for key, kind in keys.items():
+            if not isinstance(row, dict) or key not in row:
+                raise UserError(f"{path}: entry {number} of '{part}' has no '{key}'.")
+            value = row[key]
+            good = type(value) is kind and (key not in ("width", "height") or value > 0)
+            if key == "bbox" and good:
+                good = len(value) == 4 and all(isinstance(v, int | float) for v in value)
+            if not good:
+                raise UserError(
+                    f"{path}: entry {number} of '{part}' has '{key}': {value!r}, which cannot be."
+                )
+        if row["id"] in seen:
+            raise UserError(f"{path}: the id {row['id']} stands twice in '{part}'; ids must be different.")
+        seen.add(row["id"])
+
+
+def read_picture(path: Path, width: int | None, height: int | None) -> Tensor:
+    """A picture as (3, H, W) uint8, RGB, of native size.
+
+    Transparency is dropped. 16-bit grey keeps its upper eight bits. A picture that EXIF says is
+    turned is turned, unless only the unturned one has the stated size: of two annotation tools, one
+    looks at EXIF and the other does not.
+
+    Args:
+        width, height: what the annotation file says, in pixels; None takes any.
+
+    Raises:
+        UserError: the file is missing, cut short, no picture, or of another size.
+    """
+    try:
+        with warnings.catch_warnings(), Image.open(path) as picture:
+            warnings.simplefilter("ignore", UserWarning)  # damaged EXIF; palettes with transparency
+            picture.load()
+            bands = _to_rgb(_upright(picture, width, height)).split()
+            pixels = np.stack([np.asarray(band) for band in bands])  # (3, H, W)
+    except FileNotFoundError:
+        raise UserError(f"The picture {path} is missing.") from None
+    except Exception as error:  # a damaged file makes Pillow's readers raise almost anything
+        raise UserError(
+            f"The picture {path} cannot be read whole: {error}. Fetch or save it again."
+        ) from None
+    found = pixels.shape[2], pixels.shape[1]
+    if (width or found[0], height or found[1]) != found:
+        raise UserError(
+            f"The picture {path} is {found[0]} x {found[1]} pixels, but its annotation file says "
+            f"{width} x {height}. Put right the one or the other, or the boxes will not fit."
+        )
+    return torch.from_numpy(pixels)
+
+
+def _upright(picture: Image.Image, width: int | None, height: int | None) -> Image.Image:
+    """Turned as EXIF says, unless the stated size fits only the picture as it is stored."""
+    orientation = picture.getexif().get(_EXIF_ORIENTATION, 1)
+    if orientation == 1:
+        return picture
+    w, h = picture.size
+    turned = (h, w) if orientation in (5, 6, 7, 8) else (w, h)
+    fits = (width or turned[0], height or turned[1]) == turned
+    return ImageOps.exif_transpose(picture) if fits else picture
+
+
+def _to_rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion would clip it at 255
+        values = np.asarray(picture).astype(np.int64).clip(0, 65535)
+        picture = Image.fromarray((values >> 8).astype(np.uint8))
+    if picture.mode == "F":
+        raise ValueError("its samples are floating-point numbers, which have no common brightest value")
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
+
+
+def to_xyxy(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """COCO's x, y, width, height (N, 4) to x1, y1, x2, y2 (N, 4) float32, clipped to the picture.
+
+    `sizes` (N, 2) or (2,) holds width and height of each box's picture.
+    """
+    corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+    return np.clip(corners, 0, np.tile(sizes, 2)).astype(np.float32)
+
+
+def flip_boxes(boxes: np.ndarray, width: int, height: int, hflip: bool, vflip: bool) -> np.ndarray:
+    """x1 y1 x2 y2 (N, 4) of the mirrored picture; hflip is left to right, vflip top to bottom."""
+    x1, y1, x2, y2 = boxes.T
+    if hflip:
+        x1, x2 = width - x2, width - x1
+    if vflip:
+        y1, y2 = height - y2, height - y1
+    return np.stack([x1, y1, x2, y2], axis=1)
+
+
+def run_lengths(segmentation: list | dict, width: int, height: int) -> np.ndarray:
+    """A mask as run lengths (R,) int64: off, on, off, ..., down the columns, left to right.
+
+    Polygons are drawn by pycocotools; all of an annotation's polygons together are one object.
+
+    Raises:
+        ValueError: the runs do not make a picture of this size.
+    """
+    if isinstance(segmentation, list):
+        if not all(np.abs(polygon).max(initial=0) < 1e6 for polygon in segmentation):
+            raise ValueError("a coordinate is not finite, or beyond a million pixels")  # would crash C code
+        segmentation = rle_tools.merge(rle_tools.frPyObjects(segmentation, height, width))
+    if list(segmentation["size"]) != [height, width]:
+        raise ValueError(f"its size [height, width] is {segmentation['size']}, not {[height, width]}")
+    counts = segmentation["counts"]
+    if isinstance(counts, list):
+        runs = np.array(counts, dtype=np.int64)
+    else:
+        # COCO's compression: five bits a character, the lowest first, bit 5 says that more follow,
+        # bit 4 of the last is the sign; from the fourth on, each run less the run two before it.
+        text = np.frombuffer(counts.encode() if isinstance(counts, str) else counts, np.uint8)
+        bits = text.astype(np.int64) - 48
+        last = np.flatnonzero((bits & 32) == 0)
+        first = np.concatenate([[0], last[:-1] + 1])
+        shift = 5 * (np.arange(len(bits)) - np.repeat(first, last - first + 1))
+        runs = np.add.reduceat((bits & 31) << shift, first)
+        runs -= ((bits[last] >> 4) & 1) << (shift[last] + 5)
+        runs[1::2] = runs[1::2].cumsum()
+        runs[2::2] = runs[2::2].cumsum()
+    if (runs < 0).any() or runs.sum() != height * width:
+        raise ValueError(f"its runs do not add up to {height} x {width} pixels")
+    return runs
+
+
+def rasterise(segmentation: list | dict | None, width: int, height: int) -> tuple[np.ndarray, list[int]]:
+    """One annotation's mask, cut to its tight box: pixels (h, w) uint8 and the box x1 y1 x2 y2.
+
+    Pixel for pixel pycocotools' `annToMask`, without unpacking the rest of the picture. A mask
+    without any pixel is (0, 0) with the box 0 0 0 0.
+    """
+    runs = run_lengths(segmentation, width, height) if segmentation else np.zeros(0, np.int64)
+    ends = runs.cumsum()
+    on = np.flatnonzero(runs[1::2]) * 2 + 1
+    if not len(on):
+        return np.zeros((0, 0), np.uint8), [0, 0, 0, 0]
+    (left, top), (right, bottom) = divmod(ends[on - 1], height), divmod(ends[on] - 1, height)  # inclusive
+    x1, x2 = int(left[0]), int(right[-1]) + 1
+    y1, y2 = int(top.min()), int(bottom.max()) + 1
+    if (left != right).any():  # a run that goes on in the next column touches bottom and top
+        y1, y2 = 0, height
+    edges = np.clip(np.concatenate([[0], ends]), x1 * height, x2 * height)
+    columns = np.repeat(np.resize(_OFF_ON, len(runs)), np.diff(edges)).reshape(x2 - x1, height)
+    return columns[:, y1:y2].T, [x1, y1, x2, y2]
+
+
+class CocoDataset(Dataset):
+    """The pictures of one split with their boxes, labels and masks.
+
+    Attributes:
+        coco: the annotations as they are, crowds included, for the evaluation.
+        class_map: raw category ids to labels and back.
+        image_ids: list[int], ascending; index i of the data set is image_ids[i].
+        aspect_ratios: list[float], width / height, in the same order.
+    """
+
+    def __init__(self, annotations: Path, images: Path, class_map: ClassMap | None = None) -> None:
+        """Read the annotations and check what is cheap to check; no picture is opened yet.
+
+        Raises:
+            UserError: a file or folder is missing, or an annotation cannot be trained on.
+        """
+        self.annotations, self.images = Path(annotations), Path(images)
+        if not self.images.is_dir():
+            raise UserError(f"There is no picture folder {self.images}.")
+        self.coco = read_coco(self.annotations)
+        self.class_map = class_map or ClassMap.from_coco(self.coco)
+        self.image_ids = sorted(self.coco.imgs)
+        images_in_order = [self.coco.imgs[i] for i in self.image_ids]
+        self.aspect_ratios = [image["width"] / image["height"] for image in images_in_order]
+        self._labels = {c: label for label, c in enumerate(self.class_map.category_ids, start=1)}
+        self._check()
+
+    def _check(self) -> None:
+        """Every annotation has a picture and a class; every object's box has an area in its picture."""
+        for annotation in self.coco.dataset["annotations"]:
+            if annotation["image_id"] not in self.coco.imgs:
+                self._refuse(annotation, "belongs to a picture that is not listed")
+            if annotation["category_id"] not in self._labels:
+                listed = ", ".join(str(i) for i in self._labels)
+                self._refuse(annotation, f"is of category {annotation['category_id']}, not among {listed}")
+        objects = [a for i in self.image_ids for a in self._objects(i)]
+        images = [self.coco.imgs[a["image_id"]] for a in objects]
+        sizes = np.array([(i["width"], i["height"]) for i in images], dtype=np.int64).reshape(-1, 2)
+        boxes = np.array([a["bbox"] for a in objects], dtype=np.float64).reshape(-1, 4)
+        finite = np.isfinite(boxes).all(axis=1)
+        corners = to_xyxy(np.where(finite[:, None], boxes, 0), sizes)
+        for bad, what in (
+            (~finite, "which is not finite"),
+            ((boxes[:, 2:] <= 0).any(axis=1), "whose width or height is not above 0"),
+            ((corners[:, 2:] <= corners[:, :2]).any(axis=1), "none of it inside its picture"),
+        ):
+            for row in np.flatnonzero(bad):
+                width, height = sizes[row]
+                box = f"{objects[row]['bbox']} (x, y, width, height; the picture is {width} x {height})"
+                self._refuse(objects[row], f"has the box {box}, {what}")
+
+    def _refuse(self, annotation: dict, what: str) -> None:
+        folder = self.annotations.parent
+        folder = folder.parent if folder.name == "annotations" else folder
+        raise UserError(
+            f"{self.annotations}: annotation {annotation['id']} of image {annotation['image_id']} {what}. "
+            f"`python -m minimrcnn data check {folder}` lists everything that is wrong."
+        )
+
+    def _objects(self, image_id: int) -> list[dict]:
+        """The annotations of a picture that are trained on: no crowds."""
+        annotations = self.coco.imgToAnns.get(image_id, [])
+        return [a for a in annotations if not a["iscrowd"] and a["bbox"] != _COCO_LINES.get(image_id)]
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def __getitem__(self, request: Request | int) -> tuple[Tensor, dict]:
+        """The picture (3, H, W) uint8 and its target.
+
+        The target holds boxes (N, 4) float32 xyxy in native pixels, labels (N,) int64, masks
+        (MaskCrops), image_id () int64. Crowds are left out; N is 0 where nothing is annotated.
+        """
+        index, hflip, vflip = request if isinstance(request, tuple) else (request, False, False)
+        image = self.coco.imgs[self.image_ids[index]]
+        width, height = image["width"], image["height"]
+        picture = read_picture(self.images / image["file_name"], width, height)
+        flipped = [axis for axis, flip in ((1, vflip), (2, hflip)) if flip]
+        picture = picture.flip(flipped) if flipped else picture
+        objects = self._objects(image["id"])
+        boxes = np.array([a["bbox"] for a in objects], dtype=np.float64).reshape(-1, 4)
+        boxes = flip_boxes(to_xyxy(boxes, np.array([width, height])), width, height, hflip, vflip)
+        target = {
+            "boxes": torch.from_numpy(boxes),
+            "labels": torch.tensor([self._labels[a["category_id"]] for a in objects], dtype=torch.int64),
+            "masks": self._masks(objects, width, height, hflip, vflip),
+            "image_id": torch.tensor(image["id"]),
+        }
+        return picture, target
+
+    def _masks(self, objects: list[dict], width: int, height: int, hflip: bool, vflip: bool) -> MaskCrops:
+        pixels, boxes = [np.zeros(0, np.uint8)], []
+        for annotation in objects:
+            try:
+                crop, box = rasterise(annotation.get("segmentation"), width, height)
+            except Exception as error:  # pycocotools raises bare Exception
+                self._refuse(annotation, f"has a segmentation that cannot be read: {error}")
+            pixels.append(crop[:: -1 if vflip else 1, :: -1 if hflip else 1].ravel())
+            boxes.append(box)
+        boxes = flip_boxes(np.array(boxes, dtype=np.int64).reshape(-1, 4), width, height, hflip, vflip)
+        return MaskCrops(torch.from_numpy(np.concatenate(pixels)), torch.from_numpy(boxes))

@@ -1,0 +1,1 @@
+"""The loop around the model: settings, schedule, optimiser, checkpoint, many processes, training."""

@@ -1,0 +1,359 @@
+"""Training: the order of a step is the order of `train_step`, and everything counts steps.
+
+What a step does is a function of the weights, the seed and its number: the pictures and flips come
+from `StepSampler`, the samples from a hash of (seed, step, image id). A run that is killed and resumed
+therefore makes the same steps as one that was left alone, bit for bit on the CPU.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import time
+from collections import deque
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from minimrcnn import weights
+from minimrcnn.config import Config
+from minimrcnn.datasets.check import check_dataset, print_report
+from minimrcnn.datasets.coco import ClassMap, CocoDataset, find_split
+from minimrcnn.datasets.loader import StepSampler, train_loader
+from minimrcnn.engine import checkpoint
+from minimrcnn.engine.distributed import Group, processes
+from minimrcnn.engine.interrupt import Stop, resume_command, stop_signals
+from minimrcnn.engine.log import Log, Progress
+from minimrcnn.engine.optimizer import build_optimizer, update
+from minimrcnn.engine.schedule import learning_rate, peak_rate, steps_that_fit
+from minimrcnn.engine.settings import config_to_plain
+from minimrcnn.errors import UserError
+from minimrcnn.model import MaskRCNN
+from minimrcnn.randomness import fold
+
+FAR = 2**62  # more steps than any run has
+AMP = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class TrainStep(nn.Module):
+    """From pictures to losses, as one module: what DistributedDataParallel wraps must be a `forward`."""
+
+    def __init__(self, model: MaskRCNN, amp: str) -> None:
+        super().__init__()
+        self.model, self.amp = model, amp
+
+    def forward(self, images: list[Tensor], targets: list[dict], key: int) -> dict[str, Tensor]:
+        """The losses by name, each a scalar."""
+        with torch.autocast(images[0].device.type, dtype=AMP[self.amp], enabled=self.amp != "off"):
+            return self.model.run(images, targets, losses=True, key=key).losses
+
+
+@dataclass
+class Record:
+    """What a step leaves to be read, on a GPU one step late so that the host never waits for it."""
+
+    step: int  # from 1
+    rate: float
+    names: list[str]
+    values: Tensor  # (len(names),) on the host: the losses, then loss, grad_norm, stop
+    ready: torch.cuda.Event | None
+    image_ids: list[int]
+
+    def read(self) -> dict[str, float]:
+        """The values by name, once they have arrived."""
+        if self.ready is not None:
+            self.ready.synchronize()
+        return dict(zip(self.names, self.values.tolist(), strict=True))
+
+
+@dataclass
+class Run:
+    """All that training changes, and what it needs to go on."""
+
+    config: Config
+    class_map: ClassMap
+    group: Group
+    model: MaskRCNN
+    forward: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    began: float  # on time.monotonic's clock, less the seconds that earlier parts of the run took
+    step: int = 0  # steps done
+    settled: float = 0.0  # `elapsed` when the latest step had been read
+    steps: float = math.inf  # steps in all; infinity while a time limit has not fixed them
+    durations: list[float] = field(default_factory=list)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds of training so far."""
+        return time.monotonic() - self.began
+
+
+def train(
+    config: Config,
+    data: Path,
+    out: Path,
+    *,
+    time_limit: float | None = None,
+    resume: bool = False,
+    device: str = "auto",
+) -> None:
+    """Train a model on the split `train` of the data set `data` and leave it in the folder `out`.
+
+    `out` gets config.json, log.jsonl (a line a step: step from 1, each loss term, their sum `loss`,
+    grad_norm, lr, images_per_second, elapsed) and checkpoint.pt, which `resume` goes on from.
+    Under torchrun every process calls this; the batch is shared out, the first process writes.
+
+    Args:
+        config: its architecture's num_classes is replaced by the data set's.
+        time_limit: seconds. The first steps, which train already, are timed; then the number of steps
+            is fixed and written down, and the run counts steps as any other. recipe.steps is not used.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+
+    Raises:
+        UserError: bad data, settings, or checkpoint; a loss that is not finite; a full disk.
+        KeyboardInterrupt: Ctrl-C or SIGTERM, after the step was finished and the run saved.
+    """
+    began = time.monotonic()
+    with processes(device) as group:
+        check_data(data, group)
+        dataset = CocoDataset(*find_split(data, "train"))
+        config = fitted(config, dataset.class_map)
+        check_machine(config, group)
+        saved = checkpoint.previous_run(config, dataset.class_map, out, resume)
+        group.wait()  # all have looked before the first one writes
+        run = start(config, dataset.class_map, group, saved, began, time_limit)
+        announce(run, len(dataset), time_limit)
+        if run.step < run.steps:
+            if group.first:
+                checkpoint.open_folder(out, config, run.step)
+            train_steps(run, load_from(run, dataset), out, time_limit)
+        group.wait()  # the others may want to read what the first one is still writing
+        group.say(f"trained: {run.step} steps, {out / 'checkpoint.pt'}")
+
+
+def check_data(data: Path, group: Group) -> None:
+    """The cheap part of `data check`. Raises UserError with the report where there are errors."""
+    if group.first:
+        problems = check_dataset(data, split="train", cheap=True)
+        report = io.StringIO()
+        if print_report(problems, file=report):
+            raise UserError(f"{data}: the data set cannot be trained on.\n{report.getvalue().rstrip()}")
+        if problems:
+            group.say(f"{data}: {report.getvalue().rstrip()}")
+    group.wait()
+
+
+def fitted(config: Config, class_map: ClassMap) -> Config:
+    """The config with the number of classes of the data set, background included."""
+    architecture = replace(config.architecture, num_classes=len(class_map.category_ids) + 1)
+    return replace(config, architecture=architecture)
+
+
+def check_machine(config: Config, group: Group) -> None:
+    """Raise UserError for what this machine cannot do; say what it does slowly."""
+    recipe = config.recipe
+    if recipe.batch_size < group.world:
+        raise UserError(
+            f"batch_size {recipe.batch_size} is less than the {group.world} processes: each needs a picture. "
+            "Start fewer processes or --set batch_size higher."
+        )
+    if recipe.amp == "fp16" and group.device.type != "cuda":
+        raise UserError("amp=fp16 needs a CUDA GPU. On a CPU take --set amp=bf16, or amp=off.")
+    if recipe.amp != "bf16":
+        return
+    if group.device.type == "cpu" and not torch.cpu._is_avx512_bf16_supported():
+        group.say("amp=bf16: this CPU has no bfloat16 instructions; it will be slower than amp=off")
+    if group.device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise UserError("amp=bf16 needs a GPU of compute capability 8.0 (Ampere). Take --set amp=fp16.")
+
+
+def start(
+    config: Config, class_map: ClassMap, group: Group, saved: dict | None, began: float, limit: float | None
+) -> Run:
+    """Model and optimiser, new or as the checkpoint `saved` has them."""
+    recipe = config.recipe
+    torch.manual_seed(recipe.seed)  # the first weights; nothing behind this line draws from torch's generator
+    model = weights.from_checkpoint(saved)[0] if saved else weights.build_model(config)
+    model.to(group.device).train()
+    if recipe.channels_last:
+        model.to(memory_format=torch.channels_last)
+    if recipe.compile:
+        model.compile_dense()
+    run = Run(
+        config=config,
+        class_map=class_map,
+        group=group,
+        model=model,
+        forward=group.wrap(TrainStep(model, recipe.amp)),
+        optimizer=build_optimizer(model, recipe),
+        scaler=torch.amp.GradScaler(group.device.type, enabled=recipe.amp == "fp16"),
+        began=began,
+        steps=math.inf if limit is not None else recipe.steps,
+    )
+    if saved:
+        run.optimizer.load_state_dict(saved["optimizer"])
+        run.scaler.load_state_dict(saved["scaler"])
+        run.step, run.began = saved["step"], began - saved["elapsed"]
+        run.steps = saved["steps"] or run.steps
+        torch.set_rng_state(saved["random"]["torch"])
+    return run
+
+
+def state_of(run: Run) -> dict:
+    """Everything that `start` needs, as tensors and plain values.
+
+    The schedule and the data order are functions of the step, the seed and the number of steps. Torch's
+    own generator is kept for functions of your own that draw from it; the package does not.
+    """
+    return {
+        **weights.to_checkpoint(run.model, run.class_map),
+        "config": config_to_plain(run.config),
+        "optimizer": run.optimizer.state_dict(),
+        "scaler": run.scaler.state_dict(),
+        "step": run.step,
+        "steps": None if math.isinf(run.steps) else int(run.steps),
+        "elapsed": run.elapsed,
+        "random": {"torch": torch.get_rng_state()},
+    }
+
+
+def load_from(run: Run, dataset: CocoDataset) -> DataLoader:
+    """The batches of the steps that are left, this process's share of each."""
+    recipe = run.config.recipe
+    sampler = StepSampler(
+        dataset,
+        batch_size=recipe.batch_size,
+        seed=recipe.seed,
+        hflip=recipe.hflip,
+        vflip=recipe.vflip,
+        rank=run.group.rank,
+        world=run.group.world,
+        start=run.step,
+        stop=FAR if math.isinf(run.steps) else int(run.steps),
+    )
+    return train_loader(dataset, sampler, recipe.workers)
+
+
+def announce(run: Run, pictures: int, limit: float | None) -> None:
+    """Say what is about to happen, with every number that the user did not type."""
+    r, say, classes = run.config.recipe, run.group.say, len(run.class_map.names)
+    say(f"data: {pictures} pictures, {classes} classes; num_classes {classes + 1} with the background")
+    threads = f", {torch.get_num_threads()} threads" if run.group.device.type == "cpu" else ""
+    say(f"device: {run.group.device}{threads}, {run.group.world} process(es), amp {r.amp}")
+    say(
+        f"learning rate: {peak_rate(r):g} = {r.lr:g} * {r.batch_size} / {r.base_batch} "
+        "(linear rule: lr * batch_size / base_batch)"
+    )
+    if math.isinf(run.steps):
+        say(f"steps: as many as fit into {limit:g} s, once the first have been timed")
+    elif run.step >= run.steps:
+        say(f"finished before: {run.step} steps; nothing is left to do")
+    elif run.step:
+        say(f"going on after step {run.step} of {run.steps:g}")
+    else:
+        say(f"steps: {run.steps:g}, of {r.batch_size} pictures")
+    if run.steps <= r.warmup:
+        say(_short_run(run))
+
+
+def train_steps(run: Run, loader: DataLoader, out: Path, limit: float | None) -> None:
+    """All the steps that are left, with their log lines and checkpoints."""
+    path, first, every = out / "checkpoint.pt", run.group.first, run.config.recipe.checkpoint_every
+    lag = 1 if run.group.device.type == "cuda" else 0
+    pending: deque[Record] = deque()
+    stopping, run.settled = False, run.elapsed
+    with Log(out / "log.jsonl", first) as log, Progress(run.step, first) as progress, stop_signals() as stop:
+        for images, targets in loader:
+            pending.append(train_step(run, images, targets, stop))
+            while len(pending) > lag:
+                stopping |= settle(run, pending.popleft(), log, progress)
+            fixed = math.isinf(run.steps) and fix_steps(run, limit)
+            saving = stopping or fixed or run.step >= run.steps or run.step % every == 0
+            while saving and pending:  # nothing is saved before it is known to be finite
+                stopping |= settle(run, pending.popleft(), log, progress)
+            if saving and first:
+                checkpoint.save(path, state_of(run))
+            if stopping or run.step >= run.steps:
+                break
+    if stopping and run.step < run.steps:
+        command = resume_command(world=run.group.world)
+        run.group.say(f"stopped after step {run.step} and saved {path}. To go on:\n  {command}")
+        raise KeyboardInterrupt
+
+
+def train_step(run: Run, images: list[Tensor], targets: list[dict], stop: Stop) -> Record:
+    """One step: pictures, losses, their sum, backward, clip, schedule, optimiser."""
+    recipe, device = run.config.recipe, run.group.device
+    moved = [image.to(device, non_blocking=True) for image in images]
+    losses = run.forward(moved, targets, int(fold(recipe.seed, run.step)))
+    loss = torch.stack(list(losses.values())).sum()  # L = L_cls + L_box + L_mask, and the RPN's two
+    run.optimizer.zero_grad()
+    run.scaler.scale(loss).backward()
+    run.scaler.unscale_(run.optimizer)
+    norm = nn.utils.clip_grad_norm_(run.model.parameters(), recipe.clip or math.inf)
+    values = torch.stack([*losses.values(), loss, norm, torch.full_like(norm, float(stop.requested))])
+    values = run.group.mean(values.detach().float())
+    rate = learning_rate(run.step, recipe, run.steps)
+    update(run.optimizer, run.scaler, rate, skip=~values.isfinite().all())
+    run.step += 1
+    on_host = values.to("cpu", non_blocking=True)
+    ready = torch.cuda.current_stream(device).record_event() if device.type == "cuda" else None
+    ids = [int(target["image_id"]) for target in targets]
+    return Record(run.step, rate, [*losses, "loss", "grad_norm", "stop"], on_host, ready, ids)
+
+
+def fix_steps(run: Run, limit: float) -> bool:
+    """Fix the number of steps by the time limit, if enough of them have been timed; whether it did."""
+    more = steps_that_fit(run.durations, limit - run.elapsed) if run.durations else None
+    more = run.group.firsts(more)  # clocks differ between processes, and the number must not
+    if more is None:
+        return False
+    run.steps = run.step + more
+    run.group.say(f"steps: {run.steps}, which fit into {limit:g} s")
+    if run.steps <= run.config.recipe.warmup:
+        run.group.say(_short_run(run))
+    return True
+
+
+def settle(run: Run, record: Record, log: Log, progress: Progress) -> bool:
+    """Look at a step's values and log them; returns whether a process was asked to stop.
+
+    Raises:
+        UserError: a value is not finite. No checkpoint has been written since that step, whose update
+            the optimiser left out.
+    """
+    values = record.read()
+    stop = values.pop("stop") > 0
+    bad = [name for name, value in values.items() if not math.isfinite(value)]
+    if bad == ["grad_norm"] and run.scaler.is_enabled():  # fp16: the scale was too high, and is lower now
+        bad, values["grad_norm"] = [], None
+    if bad:
+        raise UserError(_not_finite(run, record, bad, values))
+    now = run.elapsed
+    seconds, run.settled = now - run.settled, now
+    run.durations.append(seconds)
+    rate = run.config.recipe.batch_size / max(seconds, 1e-9)
+    line = {"step": record.step, **values, "lr": record.rate, "images_per_second": rate, "elapsed": now}
+    log.write(line)
+    progress.update(line, run.steps)
+    return stop
+
+
+def _short_run(run: Run) -> str:
+    return f"the warm-up of {run.config.recipe.warmup} steps is no shorter than the run: --set warmup lower"
+
+
+def _not_finite(run: Run, record: Record, bad: list[str], values: dict[str, float]) -> str:
+    terms = [name for name in bad if name.startswith("loss_")] or bad
+    listed = ", ".join(f"{name} is {values[name]}" for name in terms)
+    ids = [i for ids in run.group.everyones(record.image_ids) for i in ids]
+    amp = ", or with amp=off" if run.config.recipe.amp != "off" else ""
+    return (
+        f"step {record.step}: {listed} (pictures {ids}). The step was not taken and nothing was saved since. "
+        f"Train with a lower rate (--set lr={run.config.recipe.lr / 4:g}){amp}, and look at these pictures "
+        "with `python -m minimrcnn data check`."
+    )
