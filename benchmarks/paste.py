@@ -1,6 +1,6 @@
 """Paste and encode 100 masks at 800 x 1216: torchvision's way against run lengths from the grids.
 
-    python -m benchmarks.paste
+python -m benchmarks.paste
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ def main() -> None:
     def our_side() -> list[dict]:
         return encode_grids(grids, boxes, HEIGHT, WIDTH)
 
-    same = sum(a["counts"].decode() == b["counts"] for a, b in zip(torchvision_side(), our_side(), strict=True))
+    same = sum(
+        a["counts"].decode() == b["counts"] for a, b in zip(torchvision_side(), our_side(), strict=True)
+    )
     times = interleaved({"torchvision": torchvision_side, "minimrcnn": our_side}, repeats=7)
     print(f"{same} of {COUNT} codes are the same bytes")
     for name, seconds in times.items():

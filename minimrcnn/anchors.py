@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -31,8 +33,10 @@ def cell_anchors(size: float, ratios: tuple[float, ...], base: str, stride: int)
     return anchors.round() if base == "rounded" else anchors
 
 
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)
 def grid_anchors(
-    feature_shapes: list[tuple[int, int]],
+    feature_shapes: tuple[tuple[int, int], ...],
     padded_size: tuple[int, int],
     sizes: tuple[float, ...],
     strides: tuple[int, ...],
@@ -40,7 +44,7 @@ def grid_anchors(
     conventions: Conventions,
     device: torch.device,
 ) -> list[Tensor]:
-    """The anchors of every level: a list of (H * W * A, 4), rows in the order H, W, A.
+    """The anchors of every level: a list of (H * W * A, 4), rows in the order H, W, A; kept for next time.
 
     `padded_size` is the (height, width) of the batch. Under anchor_stride="from_padding" the stride is
     padded_size // feature size, an axis at a time, as torchvision has it: at a padded height of 800 the
@@ -57,5 +61,5 @@ def grid_anchors(
         y, x = torch.meshgrid(ys, xs, indexing="ij")
         shift = torch.stack([x, y, x, y], dim=-1)  # (H, W, 4)
         anchors = (shift[:, :, None] + cell).reshape(-1, 4)  # (H * W * A, 4)
-        levels.append(anchors.to(device, non_blocking=True))
+        levels.append(anchors.to(device))
     return levels

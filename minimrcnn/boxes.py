@@ -14,6 +14,8 @@ import torch
 import torchvision
 from torch import Tensor
 
+from minimrcnn.structures import constant
+
 # A delta of log(1000/16) makes a 16 px anchor 1000 px wide: larger ones would only overflow exp().
 # The value is Detectron's (BBOX_XFORM_CLIP).
 MAX_LOG_SCALE = math.log(1000.0 / 16)
@@ -52,12 +54,12 @@ def encode(boxes: Tensor, anchors: Tensor, weights: tuple[float, ...], plus_one:
     box_centre = boxes[..., :2] + 0.5 * box_size
     shift = (box_centre - anchor_centre) / anchor_size
     scale = torch.log(box_size / anchor_size)
-    return torch.cat([shift, scale], dim=-1) * shift.new_tensor(weights)
+    return torch.cat([shift, scale], dim=-1) * constant(tuple(weights), shift.device, shift.dtype)
 
 
 def decode(deltas: Tensor, anchors: Tensor, weights: tuple[float, ...], plus_one: int = 0) -> Tensor:
     """The inverse of `encode`: deltas (..., 4) applied to anchors (..., 4) give boxes (..., 4)."""
-    deltas = deltas / deltas.new_tensor(weights)
+    deltas = deltas / constant(tuple(weights), deltas.device, deltas.dtype)
     anchor_size = anchors[..., 2:] - anchors[..., :2] + plus_one
     anchor_centre = anchors[..., :2] + 0.5 * anchor_size
     centre = anchor_centre + deltas[..., :2] * anchor_size
@@ -67,7 +69,7 @@ def decode(deltas: Tensor, anchors: Tensor, weights: tuple[float, ...], plus_one
 
 def to_lengths(boxes: Tensor, plus_one: int) -> Tensor:
     """Boxes whose plain x2 - x1 is their width under `plus_one`: what an NMS without it must be given."""
-    return boxes + boxes.new_tensor([0, 0, plus_one, plus_one])
+    return boxes + constant((0, 0, plus_one, plus_one), boxes.device, boxes.dtype)
 
 
 def clip(boxes: Tensor, sizes: Tensor, plus_one: int = 0) -> Tensor:

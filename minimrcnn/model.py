@@ -148,6 +148,11 @@ class MaskRCNN(nn.Module):
         """Change fields of the architecture that need no new weights: thresholds, counts, picture sizes."""
         self.architecture = self.rpn.architecture = replace(self.architecture, **changes)
 
+    def compile_dense(self) -> None:
+        """torch.compile what is computed for every cell: backbone, pyramid, RPN head. Names stay."""
+        self.backbone.compile()
+        self.rpn.head.compile()
+
     def reset_heads(self, num_classes: int) -> None:
         """Fit a trained model to new classes: fresh last layers, everything else stays.
 
@@ -168,7 +173,7 @@ class MaskRCNN(nn.Module):
         pyramid = stages["pyramid"] = self.backbone(batch.images)
         stages["objectness"], stages["deltas"] = self.rpn.head(pyramid)
         stages["anchors"] = grid_anchors(
-            [tuple(f.shape[-2:]) for f in pyramid],
+            tuple(tuple(f.shape[-2:]) for f in pyramid),
             tuple(batch.images.shape[-2:]),
             a.anchor_sizes,
             STRIDES,

@@ -8,9 +8,17 @@ so nothing inside waits for the GPU.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
+
+
+@lru_cache(maxsize=256)
+def constant(values: tuple, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
+    """A tensor of fixed numbers, made once a device: copying it anew would make the host wait each time."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=dtype).to(device)
 
 
 @dataclass

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from minimrcnn.config import Conventions
 from minimrcnn.randomness import fold, uniform
-from minimrcnn.structures import Batch, MaskCrops, Targets
+from minimrcnn.structures import Batch, MaskCrops, Targets, constant
 
 
 def resized_size(height: int, width: int, min_size: int, max_size: int, rounding: str) -> tuple[int, int]:
@@ -34,8 +34,8 @@ def normalise_and_resize(image: Tensor, size: tuple[int, int], conventions: Conv
     pixels = image.to(torch.float32) / 255 if image.dtype == torch.uint8 else image.to(torch.float32)
     if conventions.channel_order == "bgr":
         pixels = pixels.flip(0)
-    mean = torch.tensor(conventions.mean, device=image.device)[:, None, None]
-    std = torch.tensor(conventions.std, device=image.device)[:, None, None]
+    mean = constant(conventions.mean, image.device)[:, None, None]
+    std = constant(conventions.std, image.device)[:, None, None]
     pixels = ((pixels - mean) / std)[None]
     return F.interpolate(
         pixels, size=size, mode="bilinear", align_corners=False, antialias=conventions.antialias

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from minimrcnn.boxes import area
 from minimrcnn.roi_ops.align import gather_bins
+from minimrcnn.structures import constant
 
 
 def assign_levels(
@@ -57,11 +58,12 @@ def pyramid_roi_align(
         return pool_by_level(torchvision_align)(
             features, boxes, batch, levels, strides, output_size, sampling_ratio, aligned
         )
-    shapes = torch.tensor([f.shape[-2:] for f in features])  # (L, 2)
-    cells = shapes.prod(dim=1)  # (L,) of one picture
-    firsts = torch.cumsum(cells * len(features[0]), dim=0) - cells * len(features[0])
-    facts = torch.cat([shapes, cells[:, None], firsts[:, None]], dim=1).to(boxes.device, non_blocking=True)
-    scales = torch.tensor([1 / s for s in strides]).to(boxes.device, non_blocking=True)
+    rows, first = [], 0
+    for height, width in (f.shape[-2:] for f in features):
+        rows.append((height, width, height * width, first))  # the last: where the level begins in the table
+        first += len(features[0]) * height * width
+    facts = constant(tuple(rows), boxes.device, torch.int64)  # (L, 4)
+    scales = constant(tuple(1 / s for s in strides), boxes.device)  # (L,)
     table = torch.cat([f.permute(0, 2, 3, 1).flatten(0, 2) for f in features])  # (all cells, C)
     size, cell, first = facts[levels].split([2, 1, 1], dim=1)
     start = first[:, 0] + batch * cell[:, 0]

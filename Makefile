@@ -1,0 +1,33 @@
+# make train   train and evaluate the mini model on the toybox data set
+# make test    every test
+# make lab     JupyterLab on notebooks/
+# All three install what they need into .venv first, and need no network after that.
+
+PYTHON ?= python3
+PY := .venv/bin/python
+RUN := runs/mini
+SECONDS_OF_TRAINING ?= 270
+
+.PHONY: train test lab
+
+train: .venv/installed data/toybox
+	$(PY) -m minimrcnn train --data data/toybox --config mini --out $(RUN) \
+		$(if $(wildcard $(RUN)/checkpoint.pt),--resume,--time-limit $(SECONDS_OF_TRAINING))
+
+test: .venv/installed
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m pytest
+
+lab: .venv/installed
+	mkdir -p notebooks
+	$(PY) -m jupyterlab notebooks
+
+data/toybox: | .venv/installed
+	$(PY) -m minimrcnn data toybox --out $@ --train 1000 --val 200 --size 256 --seed 0
+
+.venv/installed: requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install --requirement requirements.txt
+	touch $@

@@ -1,0 +1,415 @@
+"""The command line: python -m minimrcnn train | evaluate | predict | data.
+
+Each command imports what it needs when it runs, so that --help and a mistyped argument answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from minimrcnn.config import CONFIGS
+from minimrcnn.errors import UserError
+
+if TYPE_CHECKING:
+    from minimrcnn.datasets.coco import ClassMap, CocoDataset
+    from minimrcnn.engine.distributed import Group
+    from minimrcnn.model import MaskRCNN
+
+PUBLISHED = ("TOYBOX", "COCO_V1")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns the exit status.
+
+    0: done. 1: `data check` found errors. 2: bad input or arguments, with one message. 130: Ctrl-C.
+    """
+    args = parser().parse_args(arguments)
+    try:
+        return args.command(args)
+    except UserError as error:
+        print(f"minimrcnn: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("minimrcnn: interrupted", file=sys.stderr)
+        return 130
+
+
+# ---------------------------------------------------------------- arguments
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments of all commands."""
+    top = argparse.ArgumentParser(
+        prog="python -m minimrcnn",
+        description="Mask R-CNN: train it, measure it, use it.",
+        epilog="Each command explains itself: python -m minimrcnn train --help",
+    )
+    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_train(commands)
+    _add_evaluate(commands)
+    _add_predict(commands)
+    _add_data(commands)
+    return top
+
+
+def _command(commands: argparse._SubParsersAction, name: str, run: object, text: str, example: str):
+    """A command with its description and an example, both laid out as they are written here."""
+    command = commands.add_parser(
+        name,
+        help=text.partition("\n")[0],
+        description=text,
+        epilog=f"example:\n{example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.set_defaults(command=run)
+    return command
+
+
+def _add_train(commands: argparse._SubParsersAction) -> None:
+    train = _command(
+        commands,
+        "train",
+        run_train,
+        "Train a model on a data set in COCO format and evaluate it.\n\n"
+        "DIR holds annotations/instances_train*.json and train*/ with the pictures; the split val is\n"
+        "evaluated at the end if it is there. RUN gets checkpoint.pt, config.json, log.jsonl,\n"
+        "metrics.json, curves.png and gallery.png. Ctrl-C saves; --resume goes on from there.",
+        "  python -m minimrcnn data toybox --out data/toybox\n"
+        "  python -m minimrcnn train --data data/toybox --config mini --out runs/mini\n"
+        "  python -m minimrcnn train --data data/coco --config torchvision --out runs/coco \\\n"
+        "      --set batch_size=4 --set amp=bf16 --set min_size=640,672,704\n"
+        "two GPUs:\n"
+        "  torchrun --nproc-per-node=2 -m minimrcnn train --data data/coco --config paper --out runs/paper",
+    )
+    train.add_argument("--data", type=Path, required=True, metavar="DIR", help="the data set")
+    train.add_argument("--config", required=True, metavar="NAME", help=f"one of: {', '.join(CONFIGS)}")
+    train.add_argument("--out", type=Path, required=True, metavar="RUN", help="folder for all results")
+    train.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="change a field of the configuration, as config.py names it; may be given again",
+    )
+    train.add_argument(
+        "--time-limit",
+        type=_number(float, 1),
+        metavar="SECONDS",
+        help="train for about this long: the first steps are timed, then the number of steps is fixed",
+    )
+    train.add_argument("--resume", action="store_true", help="go on with the run in RUN")
+    train.add_argument(
+        "--evaluate",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="evaluate the split val after training (default: yes)",
+    )
+    _add_device(train)
+
+
+def _add_evaluate(commands: argparse._SubParsersAction) -> None:
+    evaluate = _command(
+        commands,
+        "evaluate",
+        run_evaluate,
+        "Measure a trained model: COCO's twelve figures for boxes and for masks.\n\n"
+        "The data set must name its categories as the model's training data did, by id and name.",
+        "  python -m minimrcnn evaluate --run runs/mini --data data/toybox\n"
+        "  python -m minimrcnn evaluate --weights COCO_V1 --data data/coco --out coco.json",
+    )
+    _add_model(evaluate)
+    evaluate.add_argument("--data", type=Path, required=True, metavar="DIR", help="the data set")
+    evaluate.add_argument("--split", default="val", metavar="NAME", help="default: val")
+    evaluate.add_argument("--out", type=Path, metavar="FILE", help="write the figures to this JSON file too")
+    evaluate.add_argument(
+        "--batch-size",
+        type=_number(int, 1),
+        metavar="N",
+        help="pictures at once (default: 4 on a GPU, 1 on a CPU)",
+    )
+    _add_device(evaluate)
+
+
+def _add_predict(commands: argparse._SubParsersAction) -> None:
+    predict = _command(
+        commands,
+        "predict",
+        run_predict,
+        "Detect the objects in pictures of your own.\n\n"
+        "DIR gets NAME.png for each picture, the detections drawn in, and predictions.json with all of\n"
+        "them as COCO results (image_id counts the pictures from 1; file_name and category_name added).\n"
+        "A picture that cannot be read is named, the others are done, and the exit status is 2.",
+        "  python -m minimrcnn predict --run runs/mini photo.jpg --out predictions\n"
+        "  python -m minimrcnn predict --weights COCO_V1 *.jpg --score 0.7 --out predictions",
+    )
+    _add_model(predict)
+    predict.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="a picture file")
+    predict.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
+    predict.add_argument(
+        "--score",
+        type=_number(float, 0, 1),
+        default=0.5,
+        metavar="S",
+        help="draw detections of at least this score (default: 0.5)",
+    )
+    _add_device(predict)
+
+
+def _add_data(commands: argparse._SubParsersAction) -> None:
+    data = commands.add_parser("data", help="Draw, download or check a data set.")
+    sets = data.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    toybox = _command(
+        sets,
+        "toybox",
+        run_toybox,
+        "Draw the toybox: eight kinds of toy, no network needed.\n\n"
+        "The same numbers give the same pixels on every machine.",
+        "  python -m minimrcnn data toybox --out data/toybox",
+    )
+    toybox.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
+    toybox.add_argument("--train", type=int, default=2000, metavar="N", help="pictures (default: 2000)")
+    toybox.add_argument("--val", type=int, default=200, metavar="N", help="pictures (default: 200)")
+    toybox.add_argument("--size", type=int, default=256, metavar="S", help="side in pixels (default: 256)")
+    toybox.add_argument("--seed", type=int, default=0, metavar="K", help="default: 0")
+    for name, run, text in (
+        (
+            "coco",
+            run_coco,
+            "Download COCO 2017 (train, val, annotations): 21 GB, 41 GB while it unpacks.",
+        ),
+        (
+            "nuclei",
+            run_nuclei,
+            "Download the 2018 nuclei pictures (BBBC038) and convert them to COCO format.",
+        ),
+    ):
+        more = "\n\nCall it again after an interruption: it goes on where it stopped."
+        download = _command(
+            sets, name, run, text + more, f"  python -m minimrcnn data {name} --out data/{name}"
+        )
+        download.add_argument(
+            "--out", type=Path, required=True, metavar="DIR", help="folder for the data set"
+        )
+    check = _command(
+        sets,
+        "check",
+        run_check,
+        "Read a data set and report what is wrong with it, by image id.\n\n"
+        "Exit status 1 when there are errors; notes alone leave it 0.",
+        "  python -m minimrcnn data check data/toybox --split val",
+    )
+    check.add_argument("folder", type=Path, metavar="DIR", help="the data set")
+    check.add_argument("--split", metavar="NAME", help="only this one (default: all)")
+
+
+def _add_model(command: argparse.ArgumentParser) -> None:
+    which = command.add_mutually_exclusive_group(required=True)
+    which.add_argument("--run", type=Path, metavar="RUN", help="folder of a training run")
+    which.add_argument(
+        "--weights",
+        choices=PUBLISHED,
+        help="instead of a run: the mini model that comes with the package, or torchvision's Mask R-CNN",
+    )
+
+
+def _add_device(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--device",
+        default="auto",
+        metavar="D",
+        help="auto, cpu, cuda or cuda:N (default: auto, a GPU if there is one)",
+    )
+
+
+def _number(kind: type, least: float, most: float = math.inf) -> Callable[[str], float]:
+    """A type for argparse: a number of that kind within bounds."""
+
+    def read(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not least <= value <= most or math.isinf(value):
+            bounds = f"{least} or more" if math.isinf(most) else f"between {least} and {most}"
+            raise argparse.ArgumentTypeError(f"{text!r} is not {bounds}")
+        return value
+
+    return read
+
+
+# ---------------------------------------------------------------- train
+
+
+def run_train(args: argparse.Namespace) -> int:
+    """Train, then evaluate; under torchrun every process comes through here."""
+    from minimrcnn.engine.distributed import processes
+    from minimrcnn.engine.settings import config_with, named_config
+    from minimrcnn.engine.train import train
+
+    config = config_with(named_config(args.config), args.set)
+    if args.evaluate:
+        _require_matplotlib()
+    with processes(args.device) as group:
+        began = time.perf_counter()
+        train(config, args.data, args.out, time_limit=args.time_limit, resume=args.resume, device=args.device)
+        seconds = {"training": time.perf_counter() - began}
+        if args.evaluate:
+            _finish_run(args, group, seconds)
+    return 0
+
+
+def _finish_run(args: argparse.Namespace, group: Group, seconds: dict[str, float]) -> None:
+    """metrics.json, curves.png and gallery.png of a trained run, and the table."""
+    from minimrcnn import show, weights
+    from minimrcnn.engine import checkpoint, evaluate, predict
+
+    log, curves = args.out / "log.jsonl", args.out / "curves.png"
+    if not _has_split(args.data, "val"):
+        if group.first:
+            show.save_curves(log, curves)
+        group.say(f"{args.data} has no split val, so nothing is evaluated. Next: open {curves}")
+        return
+    model, class_map = weights.from_checkpoint(checkpoint.load(args.out / "checkpoint.pt"))
+    dataset = evaluate.open_split(args.data, "val", class_map)
+    metrics = _measure(model, dataset, group, None, seconds)
+    if not group.first:
+        return
+    evaluate.write_json(args.out / "metrics.json", metrics)
+    show.save_curves(log, curves, metrics)
+    predict.draw_gallery(model, dataset, args.out / "gallery.png", device=group.device)
+    evaluate.print_table(metrics)
+    print(
+        f"\nNext, open\n  {args.out / 'gallery.png'}  ground truth beside prediction\n"
+        f"  {curves}   every loss term\n  {args.out / 'metrics.json'}  these figures in full"
+    )
+
+
+def _has_split(folder: Path, split: str) -> bool:
+    return any((folder / "annotations").glob(f"instances_{split}*.json"))
+
+
+def _require_matplotlib() -> None:
+    """Before the training, not after it."""
+    import importlib.util
+
+    if importlib.util.find_spec("matplotlib") is None:
+        raise UserError(
+            "the pictures of a run need matplotlib, which is not installed: pip install matplotlib, "
+            "or train with --no-evaluate."
+        )
+
+
+# ---------------------------------------------------------------- evaluate
+
+
+def run_evaluate(args: argparse.Namespace) -> int:
+    """Print COCO's table, and write the figures if a file is named."""
+    from minimrcnn.engine import evaluate
+    from minimrcnn.engine.distributed import processes
+
+    with processes(args.device) as group:
+        model, class_map = _load_model(args)
+        dataset = evaluate.open_split(args.data, args.split, class_map)
+        metrics = _measure(model, dataset, group, args.batch_size, {})
+        if group.first:
+            if args.out:
+                evaluate.write_json(args.out, metrics)
+            evaluate.print_table(metrics)
+    return 0
+
+
+def _measure(
+    model: MaskRCNN, dataset: CocoDataset, group: Group, batch_size: int | None, seconds: dict[str, float]
+) -> dict:
+    """Metrics, with the machine and the seconds that they took; {} on any process but the first."""
+    from minimrcnn.engine import evaluate
+
+    began = time.perf_counter()
+    batch_size = batch_size or (4 if group.device.type == "cuda" else 1)
+    metrics = evaluate.evaluate(model, dataset, batch_size=batch_size, device=group.device)
+    if not metrics:
+        return {}
+    seconds = {**seconds, "evaluation": time.perf_counter() - began}
+    return {**metrics, "seconds": seconds, "machine": evaluate.machine(group.device)}
+
+
+def _load_model(args: argparse.Namespace) -> tuple[MaskRCNN, ClassMap]:
+    """The model of --run or --weights, with the only translator of its labels."""
+    from minimrcnn import maskrcnn_resnet50_fpn, weights
+    from minimrcnn.datasets.coco import ClassMap
+    from minimrcnn.engine import checkpoint
+
+    if args.weights == "COCO_V1":
+        names = weights.COCO["maskrcnn_resnet50_fpn"].meta["categories"]  # "__background__" first
+        return maskrcnn_resnet50_fpn(weights="COCO_V1"), ClassMap(
+            tuple(range(1, len(names))), tuple(names[1:])
+        )
+    path = weights.TOYBOX if args.weights == "TOYBOX" else args.run / "checkpoint.pt"
+    return weights.from_checkpoint(checkpoint.load(path))
+
+
+# ---------------------------------------------------------------- predict
+
+
+def run_predict(args: argparse.Namespace) -> int:
+    """Overlays and predictions.json; 2 if a picture could not be read."""
+    from minimrcnn.engine.distributed import choose_device
+    from minimrcnn.engine.predict import RESULTS, predict
+
+    _require_matplotlib()
+    device = choose_device(args.device)
+    model, class_map = _load_model(args)
+    problems = predict(model, class_map, args.images, args.out, score=args.score, device=device)
+    for problem in problems:
+        print(f"minimrcnn: {problem}", file=sys.stderr)
+    done = len(args.images) - len(problems)
+    print(f"{done} of {len(args.images)} pictures done: {args.out / RESULTS} and an overlay for each")
+    return 2 if problems else 0
+
+
+# ---------------------------------------------------------------- data
+
+
+def run_toybox(args: argparse.Namespace) -> int:
+    """Draw the toybox data set."""
+    import os
+
+    from minimrcnn.datasets.toybox import draw_toybox
+
+    workers = os.cpu_count() or 1
+    draw_toybox(args.out, train=args.train, val=args.val, size=args.size, seed=args.seed, workers=workers)
+    print(f"{args.out}: {args.train} pictures to train on, {args.val} to validate with")
+    return 0
+
+
+def run_coco(args: argparse.Namespace) -> int:
+    """Download COCO 2017."""
+    from minimrcnn.datasets.download import download_coco
+
+    download_coco(args.out)
+    return 0
+
+
+def run_nuclei(args: argparse.Namespace) -> int:
+    """Download and convert the nuclei pictures."""
+    from minimrcnn.datasets.nuclei import download_nuclei
+
+    download_nuclei(args.out)
+    return 0
+
+
+def run_check(args: argparse.Namespace) -> int:
+    """Report what is wrong with a data set; 1 if anything is."""
+    from minimrcnn.datasets.check import check_dataset, print_report
+
+    return 1 if print_report(check_dataset(args.folder, split=args.split)) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
