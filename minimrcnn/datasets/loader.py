@@ -123,7 +123,8 @@ class _Loader(DataLoader):
     def __iter__(self) -> Iterator[tuple[list[Tensor], list[dict]]]:
         for batch in super().__iter__():
             if isinstance(batch, UserError):
-                raise batch
+                # A new error: one that this frame held by name would keep frame and workers alive.
+                raise UserError(str(batch))
             images, targets = batch
             yield images, [_unpack(target) for target in targets]
 

@@ -65,6 +65,7 @@ SIDES = (
     (104, 150),
 )  # square roots of areas at size 256: COCO's S, M, L
 CHUNK = 16  # pictures a worker draws between two reports
+PICTURES_A_WORKER = 150  # are drawn in the time in which one more process imports the package
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ def _make_toy(dice: Dice, category: str, side: float, size: int) -> Toy:
     coarse = turned(grid, grid)[2]
     radius = min(side / math.sqrt(np.count_nonzero(coarse < 0) / 400), 0.46 * size)
     rows, columns = (np.flatnonzero((coarse < 0.05).any(axis)) for axis in (1, 0))
-    margin = 2 + int(_shadow_edge(size))
+    margin = 3 + int(1.4 * _shadow_edge(size))  # and the soft edge of its shadow around it
 
     def pixels(span: Array) -> Array:  # pixel centres in units of the radius, from a random subpixel origin
         first = int((span[0] / 20 - 1) * radius + 2 * size) - 2 * size - margin
@@ -364,8 +365,8 @@ def draw_toybox(out: Path, *, train: int, val: int, size: int, seed: int, worker
         annotations/instances_{train,val}.json   train/000001.png ...   val/900001.png ...   toybox.json
 
     A file is named after its image id. Annotations hold the visible part of each toy as compressed RLE.
-    The folder appears under its name only when it is complete. `workers` processes draw (1: this one);
-    the pixels do not depend on how many. Raises UserError for impossible numbers, and when `out` exists
+    The folder appears under its name only when it is complete. At most `workers` processes draw (1: this
+    one); the pixels do not depend on how many. Raises UserError for impossible numbers, and when `out` exists
     and is not empty.
     """
     out, counts = Path(out), {"train": train, "val": val}
@@ -373,13 +374,15 @@ def draw_toybox(out: Path, *, train: int, val: int, size: int, seed: int, worker
     partial = out.absolute().parent / f".{out.absolute().name}.partial-{os.getpid()}"
     shutil.rmtree(partial, ignore_errors=True)  # an older run of the same process id
     try:
-        hashes = {}
         (partial / "annotations").mkdir(parents=True)
+        jobs = []
         for split, count in counts.items():
             (partial / split).mkdir()
-            starts = range(0, count, CHUNK)
-            jobs = [(partial, seed, split, range(i, min(i + CHUNK, count)), size) for i in starts]
-            records = _draw_all(jobs, workers, tqdm(total=count, desc=f"toybox {split}", file=sys.stderr))
+            chunks = [range(i, min(i + CHUNK, count)) for i in range(0, count, CHUNK)]
+            jobs += [(partial, seed, split, chunk, size) for chunk in chunks]
+        drawn = _draw_all(jobs, workers, tqdm(total=train + val, desc="toybox", file=sys.stderr))
+        hashes = {}
+        for split, records in (("train", drawn[:train]), ("val", drawn[train:])):
             hashes[split] = _combine(record["digest"] for record in records)
             path = partial / "annotations" / f"instances_{split}.json"
             path.write_text(json.dumps(_coco(records)), encoding="utf-8")
@@ -409,6 +412,7 @@ def _check(out: Path, counts: dict[str, int], size: int, workers: int) -> None:
 def _draw_all(jobs: list[tuple], workers: int, bar: tqdm) -> list[dict]:
     """Run the jobs, here or in worker processes, in order; one record a picture."""
     records = []
+    workers = min(workers, 1 + bar.total // PICTURES_A_WORKER)
     if workers == 1:
         with bar:
             for job in jobs:

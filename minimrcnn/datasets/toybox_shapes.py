@@ -57,9 +57,11 @@ class Dice:
         return int(self._bits.random_raw()) % stop
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
+        """A number in [low, high), from the 53 bits that a float holds exactly."""
         return low + (high - low) * ((int(self._bits.random_raw()) >> 11) / 2**53)
 
     def chance(self, probability: float) -> bool:
+        """True with this probability."""
         return self.uniform() < probability
 
     def words(self, count: int) -> Array:
