@@ -2,7 +2,7 @@
 
 Ours: JPEG and polygons to a native-size uint8 tensor and masks cut to their boxes; resizing is left
 to the device. Against it: Pillow, a float tensor, full-size masks, both enlarged to a short side of
-800 px, as a plain COCO data set does it.
+800 px, as torchvision's reference does it.
 
     python -m benchmarks.data_path
 """
@@ -64,13 +64,14 @@ def write_data_set(folder: Path) -> tuple[Path, Path]:
 
 
 def plain(dataset: CocoDataset) -> tuple[Tensor, Tensor]:
-    """The usual way: float picture (3, 800, W) and full masks (N, 800, W) uint8."""
+    """torchvision's way: float picture (3, 800, W) and full masks (N, 800, W) uint8."""
     image = dataset.coco.imgs[1]
     picture = to_tensor(Image.open(dataset.images / image["file_name"]).convert("RGB"))
     masks = torch.from_numpy(np.stack([dataset.coco.annToMask(a) for a in dataset.coco.imgToAnns[1]]))
     size = SHORT_SIDE * HEIGHT // min(WIDTH, HEIGHT), SHORT_SIDE * WIDTH // min(WIDTH, HEIGHT)
     picture = torch.nn.functional.interpolate(picture[None], size, mode="bilinear", align_corners=False)[0]
-    return picture, torch.nn.functional.interpolate(masks[None], size, mode="nearest")[0]
+    masks = torch.nn.functional.interpolate(masks[:, None].float(), size, mode="nearest")[:, 0].byte()
+    return picture, masks
 
 
 def main() -> None:

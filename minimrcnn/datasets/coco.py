@@ -64,7 +64,7 @@ class ClassMap:
     def label(self, category_id: int) -> int:
         """The label 1..N of a raw category id; UserError if the id is not listed."""
         if category_id not in self.category_ids:
-            raise UserError(f"Category {category_id} is not one of {list(self.category_ids)}.")
+            raise UserError(f"Category {category_id} is not one of {self.category_ids}.")
         return self.category_ids.index(category_id) + 1
 
     def category(self, label: int) -> int:
@@ -133,8 +133,7 @@ def read_coco(path: Path) -> COCO:
     area of the box.
 
     Raises:
-        UserError: the file is missing, is not JSON (line and column are named), or lacks what a
-            COCO file must have.
+        UserError: the file is missing, not JSON (line and column are named), or not COCO's format.
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
@@ -172,9 +171,7 @@ def _check_rows(path: Path, part: str, rows: list, keys: dict[str, type]) -> Non
             if key == "bbox" and good:
                 good = len(value) == 4 and all(isinstance(v, int | float) for v in value)
             if not good:
-                raise UserError(
-                    f"{path}: entry {number} of '{part}' has '{key}': {value!r}, which cannot be."
-                )
+                raise UserError(f"{path}: entry {number} of '{part}' has an impossible '{key}': {value!r}.")
         if row["id"] in seen:
             raise UserError(f"{path}: the id {row['id']} stands twice in '{part}'; ids must be different.")
         seen.add(row["id"])
@@ -183,12 +180,9 @@ def _check_rows(path: Path, part: str, rows: list, keys: dict[str, type]) -> Non
 def read_picture(path: Path, width: int | None, height: int | None) -> Tensor:
     """A picture as (3, H, W) uint8, RGB, of native size.
 
-    Transparency is dropped. 16-bit grey keeps its upper eight bits. A picture that EXIF says is
-    turned is turned, unless only the unturned one has the stated size: of two annotation tools, one
-    looks at EXIF and the other does not.
-
-    Args:
-        width, height: what the annotation file says, in pixels; None takes any.
+    Transparency is dropped; 16-bit grey keeps its upper eight bits. `width` and `height` are what
+    the annotation file says, in pixels; None takes any. A picture is turned as EXIF says, unless only
+    the unturned one has that size: some annotation tools look at EXIF and some do not.
 
     Raises:
         UserError: the file is missing, cut short, no picture, or of another size.
@@ -202,9 +196,7 @@ def read_picture(path: Path, width: int | None, height: int | None) -> Tensor:
     except FileNotFoundError:
         raise UserError(f"The picture {path} is missing.") from None
     except Exception as error:  # a damaged file makes Pillow's readers raise almost anything
-        raise UserError(
-            f"The picture {path} cannot be read whole: {error}. Fetch or save it again."
-        ) from None
+        raise UserError(f"The picture {path} cannot be read whole: {error}. Fetch it again.") from None
     found = pixels.shape[2], pixels.shape[1]
     if (width or found[0], height or found[1]) != found:
         raise UserError(
@@ -235,10 +227,7 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
 
 
 def to_xyxy(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """COCO's x, y, width, height (N, 4) to x1, y1, x2, y2 (N, 4) float32, clipped to the picture.
-
-    `sizes` (N, 2) or (2,) holds width and height of each box's picture.
-    """
+    """COCO's x y w h (N, 4) to x1 y1 x2 y2 float32, clipped to pictures of `sizes` (N, 2), (w, h)."""
     corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
     return np.clip(corners, 0, np.tile(sizes, 2)).astype(np.float32)
 
@@ -336,7 +325,7 @@ class CocoDataset(Dataset):
         self._check()
 
     def _check(self) -> None:
-        """Every annotation has a picture and a class; every object's box has an area in its picture."""
+        """Every annotation has a picture and a class, every object's box an area in its picture."""
         for annotation in self.coco.dataset["annotations"]:
             if annotation["image_id"] not in self.coco.imgs:
                 self._refuse(annotation, "belongs to a picture that is not listed")
@@ -352,12 +341,10 @@ class CocoDataset(Dataset):
         for bad, what in (
             (~finite, "which is not finite"),
             ((boxes[:, 2:] <= 0).any(axis=1), "whose width or height is not above 0"),
-            ((corners[:, 2:] <= corners[:, :2]).any(axis=1), "none of it inside its picture"),
+            ((corners[:, 2:] <= corners[:, :2]).any(axis=1), "no part of which is inside its picture"),
         ):
             for row in np.flatnonzero(bad):
-                width, height = sizes[row]
-                box = f"{objects[row]['bbox']} (x, y, width, height; the picture is {width} x {height})"
-                self._refuse(objects[row], f"has the box {box}, {what}")
+                self._refuse(objects[row], f"has the box (x y w h) {objects[row]['bbox']}, {what}")
 
     def _refuse(self, annotation: dict, what: str) -> None:
         folder = self.annotations.parent

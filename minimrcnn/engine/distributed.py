@@ -7,8 +7,10 @@ is a group of one, for which each of these functions does nothing.
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -65,6 +67,8 @@ class Group:
         """The module with its gradients averaged over the processes while backward still runs."""
         if self.world == 1:
             return module
+        # The strides of a 1x1 convolution can be written in two ways that mean the same memory.
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         # Buffers are running statistics of "batch" normalisation: the first process's go into the checkpoint.
         return nn.parallel.DistributedDataParallel(
             module, broadcast_buffers=False, gradient_as_bucket_view=True
@@ -91,7 +95,9 @@ def processes(device: str = "auto") -> Iterator[Group]:
         on_gpu = chosen.type == "cuda"
         if on_gpu:
             torch.cuda.set_device(chosen)
-        distributed.init_process_group("nccl" if on_gpu else "gloo", device_id=chosen if on_gpu else None)
+        # With GPUs both: what the host has to know of the others goes over the CPU, and waits for no GPU.
+        backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
+        distributed.init_process_group(backend, device_id=chosen if on_gpu else None)
     group = Group(distributed.get_rank(), distributed.get_world_size(), chosen)
     yield group
     if mine:
@@ -99,6 +105,7 @@ def processes(device: str = "auto") -> Iterator[Group]:
         distributed.destroy_process_group()
 
 
+@functools.cache  # so that what it says is said once
 def choose_device(name: str = "auto", local_rank: int = 0) -> torch.device:
     """The device called `name`; "auto" is the GPU where CUDA works and the CPU elsewhere.
 

@@ -11,6 +11,7 @@ import contextlib
 import io
 import json
 import os
+import platform
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -72,13 +73,13 @@ def check_classes(model: ClassMap, data: ClassMap, where: Path) -> None:
 
 
 def coco_results(
-    detections: dict[str, Tensor], image_id: int, size: tuple[int, int], class_map: ClassMap, how: str
+    model: nn.Module, detections: dict[str, Tensor], image_id: int, size: tuple[int, int], class_map: ClassMap
 ) -> list[dict]:
     """The detections of one picture as COCO results.
 
     detections: boxes (N, 4) xyxy, scores (N,), labels (N,) and, if the model has a mask branch, masks
     (N, M, M), probabilities over each box. size: (height, width). Boxes and size are in pixels of the
-    picture as it came. how: the convention by which a grid becomes pixels, `Conventions.paste`.
+    picture as it came. Of the model, its way to paste is used.
 
     Returns N dicts: image_id, category_id (as the data set has it), bbox (xywh), score, and segmentation
     (compressed RLE, counts a str).
@@ -95,10 +96,23 @@ def coco_results(
         )
     ]
     if "masks" in detections:
-        codes = masks.encode_grids(detections["masks"].float(), boxes, *size, how=how)
+        codes = _encode(model, detections["masks"].float().cpu(), boxes, *size)
         for result, code in zip(results, codes, strict=True):
             result["segmentation"] = code
     return results
+
+
+def _encode(model: nn.Module, grids: Tensor, boxes: Tensor, height: int, width: int) -> list[dict]:
+    """Grids to RLE; one mask at a time through whole pictures where `Parts.paste` was replaced."""
+    paste, how = model.parts.paste, model.conventions.paste
+    if paste is masks.paste:
+        return masks.encode_grids(grids, boxes, height, width, how=how)
+    codes = []
+    for grid, box in zip(grids, boxes, strict=True):
+        picture = paste(grid[None], box[None], height, width, how)[0] > 0.5  # (H, W)
+        code = rle_codec.encode(np.asfortranarray(picture.numpy(), dtype=np.uint8))
+        codes.append({"size": [height, width], "counts": code["counts"].decode("ascii")})
+    return codes
 
 
 @contextlib.contextmanager
@@ -141,9 +155,8 @@ def detect(
         for images, targets in loader:
             found = run(model, images, device, amp)
             for image, target, detections in zip(images, targets, found, strict=True):
-                height, width = image.shape[-2:]
-                image_id, how = int(target["image_id"]), model.conventions.paste
-                results += coco_results(detections, image_id, (height, width), dataset.class_map, how)
+                size, image_id = tuple(image.shape[-2:]), int(target["image_id"])
+                results += coco_results(model, detections, image_id, size, dataset.class_map)
             bar.update(len(images))
     return results
 
@@ -286,6 +299,24 @@ def _mean(values: np.ndarray) -> float:
 
 
 # ---------------------------------------------------------------- the report
+
+
+def machine(device: torch.device | str) -> dict:
+    """What seconds were measured on, as plain values."""
+    name = platform.processor() or platform.machine()
+    if torch.device(device).type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    elif (cpus := Path("/proc/cpuinfo")).exists():  # Linux: the name that platform does not give
+        lines = [line.partition(":") for line in cpus.read_text().splitlines()]
+        name = next((value.strip() for key, _, value in lines if key.strip() == "model name"), name)
+    return {
+        "device": name,
+        "threads": torch.get_num_threads(),
+        "processes": _place()[1],
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
 
 
 def table(metrics: dict) -> str:

@@ -86,10 +86,9 @@ def detect_picture(
     model: nn.Module, picture: Tensor, class_map: ClassMap, image_id: int, *, device: torch.device | str
 ) -> list[dict]:
     """COCO results of one picture (3, H, W) uint8, by falling score."""
-    height, width = picture.shape[-2:]
     with inference(model, device):
         detections = run(model, [picture], device)[0]
-        return coco_results(detections, image_id, (height, width), class_map, model.conventions.paste)
+        return coco_results(model, detections, image_id, tuple(picture.shape[-2:]), class_map)
 
 
 def instances(results: list[dict], class_map: ClassMap) -> dict:
@@ -109,25 +108,24 @@ def instances(results: list[dict], class_map: ClassMap) -> dict:
     }
 
 
-def gallery_rows(
-    model: nn.Module, dataset: CocoDataset, *, device: torch.device | str, count: int = 12, score: float
-) -> list:
-    """Ground truth beside prediction, for `show.save_gallery`.
+def draw_gallery(model: nn.Module, dataset: CocoDataset, path: Path, *, device: torch.device | str) -> None:
+    """Write ground truth beside prediction as a PNG, for 12 pictures and detections of .5 and above.
 
-    The pictures are `count` of the data set, evenly spaced in the sorted list of its image ids.
+    No picture is chosen for its beauty: they are evenly spaced in the sorted list of image ids, the first
+    and the last among them, and the title says so.
     """
-    from minimrcnn.show import Instances, Row
+    from minimrcnn.show import Instances, Row, save_gallery
 
     rows = []
-    for image_id in evenly_spaced(sorted(dataset.image_ids), count):
+    for image_id in evenly_spaced(sorted(dataset.image_ids), 12):
         picture, target = dataset[dataset.image_ids.index(image_id)]
-        truth = Instances(
-            target["boxes"], target["labels"], target["masks"].to_dense(*picture.shape[-2:]), None
-        )
+        dense = target["masks"].to_dense(*picture.shape[-2:])
+        truth = Instances(target["boxes"], target["labels"], dense, None)
         found = detect_picture(model, picture, dataset.class_map, image_id, device=device)
-        kept = [result for result in found if result["score"] >= score]
-        rows.append(Row(f"image {image_id}", picture, truth, Instances(**instances(kept, dataset.class_map))))
-    return rows
+        drawn = instances([result for result in found if result["score"] >= 0.5], dataset.class_map)
+        rows.append(Row(f"image {image_id}", picture, truth, Instances(**drawn)))
+    rule = f"{len(rows)} of {len(dataset)} pictures, evenly spaced in the sorted list of image ids"
+    save_gallery(path, rows, dataset.class_map.names, f"{rule}\npredictions with a score of at least .5")
 
 
 def evenly_spaced(items: list, count: int) -> list:

@@ -110,7 +110,8 @@ def train(
     Args:
         config: its architecture's num_classes is replaced by the data set's.
         time_limit: seconds. The first steps, which train already, are timed; then the number of steps
-            is fixed and written down, and the run counts steps as any other. recipe.steps is not used.
+            is fixed and written down, and the run counts steps as any other; should the machine get slower
+            then, it takes longer. recipe.steps is not used.
         device: "auto", "cpu", "cuda" or "cuda:N".
 
     Raises:

@@ -49,7 +49,7 @@ def gallery(rows: Sequence[Row], names: Sequence[str], title: str) -> Figure:
     figure.text(0.5, 1 - 0.14 / height, title, ha="center", va="top", fontsize=11)
     if key:
         patches = [Patch(color=colour, label=name) for colour, name in zip(PALETTE, names, strict=False)]
-        place = {"loc": "center", "bbox_to_anchor": (0.5, 1 - (HEADER - 0.02) / height)}
+        place = {"loc": "center", "bbox_to_anchor": (0.5, 1 - (HEADER + 0.1) / height)}
         figure.legend(patches, names, ncols=len(names), frameon=False, **place)
     bottom = height - HEADER - key
     for line, line_height in zip(lines, heights, strict=True):
@@ -62,7 +62,7 @@ def gallery(rows: Sequence[Row], names: Sequence[str], title: str) -> Figure:
                 draw_instances(axes, row.picture, **vars(objects), names=names)
                 count = len(objects.boxes)
                 text = f"{what}, {count} object{'' if count == 1 else 's'}"
-                axes.set_title(text, fontsize=9, pad=3, loc="left")
+                axes.set_title(text, fontsize=9, pad=3, loc="left", y=1.0)
                 left += SIDE + 0.08
     return figure
 

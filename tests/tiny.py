@@ -1,0 +1,129 @@
+"""A data set of rectangles and a model that trains on it in milliseconds; and a program that does so.
+
+python tests/tiny.py DATA OUT [--resume] [--steps N] [--workers N] [--slow-save]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from minimrcnn.config import ARCHITECTURES, CONFIGS, Config
+from minimrcnn.engine import checkpoint
+from minimrcnn.engine.train import train
+
+SIDE = 64  # px, of every picture
+CLASSES = {3: "square", 7: "wide"}  # raw category ids with a gap
+
+
+def tiny_config(**recipe: object) -> Config:
+    """The `mini` configuration, shrunk to some 30,000 parameters."""
+    architecture = replace(
+        ARCHITECTURES["mini"],
+        widths=(8, 16, 16, 16),
+        stem_width=8,
+        fpn_channels=16,
+        rpn_samples=32,
+        rpn_pre_nms=(40, 40),
+        rpn_post_nms_train=40,
+        rpn_post_nms_test=40,
+        roi_samples=16,
+        box_hidden=16,
+        mask_convs=1,
+        mask_channels=16,
+        min_size=(SIDE,),
+        max_size=SIDE,
+    )
+    defaults = {
+        "steps": 12,
+        "warmup": 2,
+        "batch_size": 2,
+        "base_batch": 2,
+        "workers": 0,
+        "checkpoint_every": 4,
+    }
+    mini = CONFIGS["mini"]
+    return replace(mini, architecture=architecture, recipe=replace(mini.recipe, **(defaults | recipe)))
+
+
+def write_dataset(folder: Path, pictures: int = 6, empty: tuple[int, ...] = ()) -> Path:
+    """Write pictures with ids 1, 2, ... of one to three rectangles each; those in `empty` have none."""
+    rng = np.random.default_rng(0)
+    (folder / "annotations").mkdir(parents=True)
+    (folder / "train").mkdir()
+    images, annotations = [], []
+    for image_id in range(1, pictures + 1):
+        canvas = rng.integers(0, 60, (SIDE, SIDE, 3), dtype=np.uint8)
+        for _ in range(0 if image_id in empty else 1 + image_id % 3):
+            category = int(rng.choice(list(CLASSES)))
+            x, y, h = (int(v) for v in rng.integers(2, 24, 3))
+            h += 8
+            w = h if category == 3 else h + 16 if x + h + 16 < SIDE else SIDE - x - 1
+            canvas[y : y + h, x : x + w] = rng.integers(120, 255, 3)
+            polygon = [x, y, x + w, y, x + w, y + h, x, y + h]
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image_id,
+                    "category_id": category,
+                    "bbox": [x, y, w, h],
+                    "area": w * h,
+                    "iscrowd": 0,
+                    "segmentation": [polygon],
+                }
+            )
+        Image.fromarray(canvas).save(folder / "train" / f"{image_id}.png")
+        images.append({"id": image_id, "file_name": f"{image_id}.png", "width": SIDE, "height": SIDE})
+    content = {
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": i, "name": n} for i, n in CLASSES.items()],
+    }
+    (folder / "annotations" / "instances_train.json").write_text(json.dumps(content))
+    return folder
+
+
+def main() -> None:
+    """Train; `--slow-save` makes writing a checkpoint take long enough to be killed in the middle of it."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("data", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--slow-save", action="store_true")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    if given.slow_save:
+        slow_down_saving()
+    config = tiny_config(steps=given.steps, workers=given.workers)
+    train(config, given.data, given.out, resume=given.resume, device="cpu")
+
+
+def slow_down_saving() -> None:
+    """Write half of a checkpoint, wait, and write the rest."""
+    whole = torch.save
+
+    def save(state: dict, file: object) -> None:
+        whole(state, file)
+        size = file.tell()
+        file.seek(0)
+        content = Path(file.name).read_bytes()
+        file.truncate(size // 2)
+        file.flush()
+        time.sleep(0.2)
+        file.seek(0)
+        file.write(content)
+
+    checkpoint.torch.save = save
+
+
+if __name__ == "__main__":
+    main()
