@@ -37,8 +37,8 @@ def target_problems(draw):
         mask &= torch.rand(height, width, generator=generator) > 0.3
     scale = torch.tensor([resized[1], resized[0]] * 2)
     corner = torch.rand(count, 2, generator=generator)
-    boxes = torch.cat([corner, torch.rand(count, 2, generator=generator)], dim=1)
-    boxes = torch.cat([torch.minimum(boxes[:, :2], boxes[:, 2:]), torch.maximum(boxes[:, :2], boxes[:, 2:])], 1)
+    other = torch.rand(count, 2, generator=generator)
+    boxes = torch.cat([torch.minimum(corner, other), torch.maximum(corner, other)], dim=1)
     return dense, resized, boxes * scale
 
 
@@ -66,7 +66,8 @@ def test_targets_are_torchvisions(problem, size):
 def test_aligned_targets_are_torchvisions_aligned_roi_align(problem):
     dense, resized, boxes = problem
     rois = torch.cat([torch.arange(len(dense))[:, None].float(), boxes], dim=1)
-    theirs = torchvision.ops.roi_align(enlarged(dense, resized)[:, None].float(), rois, 28, 1.0, 0, True)[:, 0]
+    full = enlarged(dense, resized)[:, None].float()
+    theirs = torchvision.ops.roi_align(full, rois, 28, 1.0, 0, True)[:, 0]
     soft = masks.mask_targets(*arguments(*problem), 28, True, False, max(resized))
     torch.testing.assert_close(soft, theirs, rtol=0, atol=1e-5)
     hard = masks.mask_targets(*arguments(*problem), 28, True, True, max(resized))
@@ -105,7 +106,7 @@ def test_more_targets_than_a_chunk_and_none():
 
 
 def test_a_target_of_a_roi_larger_than_the_picture():
-    """A ground truth box may reach over the border; its RoI then needs more points than the picture has pixels."""
+    """A ground truth box may reach over the border: its RoI takes more points than the picture has pixels."""
     dense = torch.ones(1, 30, 30, dtype=torch.uint8)
     boxes = torch.tensor([[-100.0, -100, 130, 130]])
     theirs = project_masks_on_boxes(enlarged(dense, (30, 30)), boxes, torch.arange(1), 28)

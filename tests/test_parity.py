@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from types import SimpleNamespace
 
 import pytest
@@ -182,7 +183,7 @@ def test_uint8_is_the_same_picture():
 
 @pytest.mark.parametrize("size", [(800, 1088), (800, 800), (1344, 800), (224, 320), (32, 32)])
 def test_anchors_of_every_level(size):
-    shapes = [(-(-size[0] // s), -(-size[1] // s)) for s in STRIDES]
+    shapes = tuple((-(-size[0] // s), -(-size[1] // s)) for s in STRIDES)
     generator = AnchorGenerator(tuple((s,) for s in (32, 64, 128, 256, 512)), ((0.5, 1.0, 2.0),) * 5)
     features = [torch.zeros(1, 1, *shape) for shape in shapes]
     theirs = generator(ImageList(torch.zeros(1, 3, *size), [size]), features)[0]
@@ -222,11 +223,12 @@ def test_no_picture_has_a_detection(models):
 
 
 def test_degenerate_proposals_are_dropped_as_torchvision_drops_them(models, both):
-    """Of all anchors a third is pushed out of the picture, where clipping makes it 0 px wide."""
+    """Of 40 anchors 39 are pushed out of the picture, where clipping makes it 0 px wide."""
     batch, anchors = both.theirs["batch"], both.ours["anchors"]
     deltas = [d.clone() for d in both.ours["deltas"]]
     for level in deltas:
-        level[:, ::3, 0] = 60.0  # widths to the right
+        pushed = torch.arange(level.shape[1]) % 40 > 0
+        level[:, pushed, 0] = 60.0  # widths to the right
     proposals = models.ours.rpn.propose(
         both.ours["objectness"], deltas, anchors, both.ours["batch"].sizes, training=False
     )
@@ -271,27 +273,21 @@ def test_select_equals_torchvision_on_the_same_logits(models, both):
 # -- training ------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def training(models):
-    """Losses and gradients of both on the same samples; the second of three pictures has no objects."""
-    pictures = [*models.pictures, picture(180, 180, 6)]
-    sizes = [tuple(p.shape[-2:]) for p in pictures]
-    targets = [target(*size, count, 10 + count) for size, count in zip(sizes, (4, 0, 2), strict=True)]
-    ours, theirs = models.ours.train(), models.theirs.train()
+def losses_of_both(ours, theirs, pictures, targets) -> SimpleNamespace:
+    """The losses of both models, in train mode, on the samples that ours chooses."""
     keep = ("train_proposals", "rpn_samples", "roi_samples", "roi_candidates", "mask_targets")
-    output = ours.run(pictures, targets, losses=True, keep=keep, key=7)
-    stages = output.stages
-    proposals = stages["train_proposals"]
-
-    batch, _ = theirs.transform(pictures, targets)
-    with torch.no_grad():
-        features = theirs.backbone(batch.tensors)
-        theirs.rpn.fg_bg_sampler = SameSamples(chosen_rows(stages["rpn_samples"]))
-        _, resized = theirs.transform(pictures, targets)
-        reference, _ = theirs.rpn(batch, features, resized)
-    to_theirs = []
+    output = ours.train().run(pictures, targets, losses=True, keep=keep, key=7)
+    stages, dtype = output.stages, next(theirs.parameters()).dtype
+    theirs.train()
+    batch, resized = theirs.transform(pictures, targets)
+    batch.tensors = batch.tensors.to(dtype)
+    resized = [t | {"boxes": t["boxes"].to(dtype)} for t in resized]
+    features = theirs.backbone(batch.tensors)
+    theirs.rpn.fg_bg_sampler = SameSamples(chosen_rows(stages["rpn_samples"]))
+    reference, their_losses = theirs.rpn(batch, features, resized)
+    proposals, to_theirs = stages["train_proposals"], []
     for i, boxes in enumerate(reference):
-        row = pairing(proposals.boxes[i][proposals.valid[i]], boxes)
+        row = pairing(proposals.boxes[i][proposals.valid[i]].to(dtype), boxes)
         # Ours: padded proposals, then padded ground truth. Theirs: proposals, then ground truth.
         rows = torch.full((stages["roi_candidates"].shape[1],), -1)
         rows[row] = torch.arange(len(boxes))
@@ -299,19 +295,26 @@ def training(models):
         rows[proposals.valid.shape[1] :][:number] = len(boxes) + torch.arange(number)
         to_theirs.append(rows)
     theirs.roi_heads.fg_bg_sampler = SameSamples(chosen_rows(stages["roi_samples"], to_theirs))
-    their_losses = theirs(pictures, targets)
-    sum(output.losses.values()).backward()
-    sum(their_losses.values()).backward()
-    yield SimpleNamespace(ours=output.losses, theirs=their_losses, stages=stages)
-    models.ours.eval().zero_grad()
-    models.theirs.eval().zero_grad()
+    _, head_losses = theirs.roi_heads(features, reference, batch.image_sizes, resized)
+    ours.eval(), theirs.eval()
+    return SimpleNamespace(ours=output.losses, theirs=head_losses | their_losses, stages=stages)
+
+
+@pytest.fixture(scope="module")
+def training(models):
+    """Losses in float32; the second of three pictures has no objects."""
+    pictures = [*models.pictures, picture(180, 180, 6)]
+    sizes = [tuple(p.shape[-2:]) for p in pictures]
+    targets = [target(*size, count, 10 + count) for size, count in zip(sizes, (4, 0, 2), strict=True)]
+    with torch.no_grad():
+        return losses_of_both(models.ours, models.theirs, pictures, targets)
 
 
 def test_the_five_losses(training):
     assert training.ours.keys() == training.theirs.keys()
-    assert all(float(loss) > 1e-3 for loss in training.theirs.values())
     for name, theirs in training.theirs.items():
-        assert float(training.ours[name]) == pytest.approx(float(theirs), rel=1e-4), name
+        assert float(theirs) > 1e-3
+        assert float(training.ours[name]) == pytest.approx(float(theirs), rel=1e-5), name
 
 
 def test_the_samples_are_worth_comparing(training):
@@ -323,15 +326,39 @@ def test_the_samples_are_worth_comparing(training):
     assert bool(((soft > 0) & (soft < 1)).any())
 
 
-def test_the_gradients_of_all_parameters(training, models):
-    theirs = dict(models.theirs.named_parameters())
-    trained = {n for n, p in theirs.items() if p.requires_grad}
-    assert trained == {n for n, p in models.ours.named_parameters() if p.requires_grad}
-    for name, parameter in models.ours.named_parameters():
+def test_the_gradients_of_all_parameters(models, monkeypatch):
+    """With the weights in double precision.
+
+    In float32 some of the millions of ReLUs have an input within rounding of 0, open in one model and
+    not in the other, and pass a different gradient: torchvision differs from itself in the same way
+    once its memory format is changed.
+    """
+    pictures = [picture(96, 128, 21), picture(128, 100, 22)]
+    targets = [target(96, 128, 3, 21), target(128, 100, 0, 22)]
+    ours, theirs = copy.deepcopy(models.ours).double(), copy.deepcopy(models.theirs).double()
+    theirs.transform.min_size = (128,)
+    ours.change(min_size=(128,))
+    make_batch = ours.make_batch
+
+    def make_double_batch(*arguments):
+        batch = make_batch(*arguments)
+        batch.images = batch.images.double()
+        return batch
+
+    monkeypatch.setattr(ours, "make_batch", make_double_batch)
+    both = losses_of_both(ours, theirs, pictures, targets)
+    sum(both.ours.values()).backward()
+    sum(both.theirs.values()).backward()
+    reference = dict(theirs.named_parameters())
+    trained = {n for n, p in reference.items() if p.requires_grad}
+    assert trained == {n for n, p in ours.named_parameters() if p.requires_grad}
+    worst = {}
+    for name, parameter in ours.named_parameters():
         if name in trained:
-            reference = theirs[name].grad
-            floor = 1e-4 * float(reference.abs().max()) + 1e-7
-            assert largest_difference(parameter.grad, reference) <= floor, name
+            wanted = reference[name].grad
+            floor = 1e-4 * float(wanted.abs().max()) + 1e-9
+            worst[name] = largest_difference(parameter.grad, wanted) / floor
+    assert {n: w for n, w in worst.items() if w > 1} == {}
 
 
 def test_a_degenerate_proposal_in_training(models):

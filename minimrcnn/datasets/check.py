@@ -21,11 +21,10 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from minimrcnn.datasets.coco import find_split, rasterise
+from minimrcnn.datasets.coco import find_split, is_coco_line, rasterise
 from minimrcnn.errors import UserError
 
 ROUNDING = 1.0  # px by which a box may leave the picture: annotation tools round
-COCO_LINES = {918: 200365, 2206849: 550395}  # annotation: image; COCO train2017's two boxes of height 0
 MASK_SLACK = (2.0, 0.25)  # px, and share of the box's side, by which a mask and its box may disagree
 ROTATED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 # The characters of a compressed RLE are "0" + 6 bits; bit 5 says that the number goes on, so the last
@@ -237,9 +236,8 @@ def _check_boxes(annotations: list[dict], images: dict[int, dict], found: _Findi
     flat = (extent <= 0).any(1)  # (N,)
     for index in np.flatnonzero(flat):
         entry = usable[index]
-        known = COCO_LINES.get(entry["id"]) == entry["image_id"] and min(entry["bbox"][2:]) == 0
         message = f"its box {entry['bbox']} has no area; mend the box or remove the annotation"
-        found.add("flat_box", _at(entry), message, "note" if known else "error")
+        found.add("flat_box", _at(entry), message, "note" if is_coco_line(entry) else "error")
 
     outside = ((start < -ROUNDING) | (start + extent > size + ROUNDING)).any(1) & ~flat
     # Would the same four numbers fit as x1, y1, x2, y2?
