@@ -178,24 +178,12 @@ def _add_data(commands: argparse._SubParsersAction) -> None:
     toybox.add_argument("--size", type=int, default=256, metavar="S", help="side in pixels (default: 256)")
     toybox.add_argument("--seed", type=int, default=0, metavar="K", help="default: 0")
     for name, run, text in (
-        (
-            "coco",
-            run_coco,
-            "Download COCO 2017 (train, val, annotations): 21 GB, 41 GB while it unpacks.",
-        ),
-        (
-            "nuclei",
-            run_nuclei,
-            "Download the 2018 nuclei pictures (BBBC038) and convert them to COCO format.",
-        ),
+        ("coco", run_coco, "Download COCO 2017 (train, val, annotations): 21 GB, 41 GB while it unpacks."),
+        ("nuclei", run_nuclei, "Download 2018's nuclei pictures (BBBC038), converted to COCO format."),
     ):
-        more = "\n\nCall it again after an interruption: it goes on where it stopped."
-        download = _command(
-            sets, name, run, text + more, f"  python -m minimrcnn data {name} --out data/{name}"
-        )
-        download.add_argument(
-            "--out", type=Path, required=True, metavar="DIR", help="folder for the data set"
-        )
+        text += "\n\nCall it again after an interruption: it goes on where it stopped."
+        download = _command(sets, name, run, text, f"  python -m minimrcnn data {name} --out data/{name}")
+        download.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the data")
     check = _command(
         sets,
         "check",
@@ -256,30 +244,30 @@ def run_train(args: argparse.Namespace) -> int:
     if args.evaluate:
         _require_matplotlib()
     with processes(args.device) as group:
-        began = time.perf_counter()
         train(config, args.data, args.out, time_limit=args.time_limit, resume=args.resume, device=args.device)
-        seconds = {"training": time.perf_counter() - began}
         if args.evaluate:
-            _finish_run(args, group, seconds)
+            _finish_run(args, group)
     return 0
 
 
-def _finish_run(args: argparse.Namespace, group: Group, seconds: dict[str, float]) -> None:
+def _finish_run(args: argparse.Namespace, group: Group) -> None:
     """metrics.json, curves.png and gallery.png of a trained run, and the table."""
     from minimrcnn import show, weights
     from minimrcnn.engine import checkpoint, evaluate, predict
 
     log, curves = args.out / "log.jsonl", args.out / "curves.png"
-    if not _has_split(args.data, "val"):
+    if not any((args.data / "annotations").glob("instances_val*.json")):
         if group.first:
             show.save_curves(log, curves)
         group.say(f"{args.data} has no split val, so nothing is evaluated. Next: open {curves}")
         return
-    model, class_map = weights.from_checkpoint(checkpoint.load(args.out / "checkpoint.pt"))
+    saved = checkpoint.load(args.out / "checkpoint.pt")
+    model, class_map = weights.from_checkpoint(saved)
     dataset = evaluate.open_split(args.data, "val", class_map)
-    metrics = _measure(model, dataset, group, None, seconds)
+    metrics = _measure(model, dataset, group, None)
     if not group.first:
         return
+    metrics["steps"], metrics["seconds"]["training"] = saved["step"], saved["elapsed"]
     evaluate.write_json(args.out / "metrics.json", metrics)
     show.save_curves(log, curves, metrics)
     predict.draw_gallery(model, dataset, args.out / "gallery.png", device=group.device)
@@ -288,10 +276,6 @@ def _finish_run(args: argparse.Namespace, group: Group, seconds: dict[str, float
         f"\nNext, open\n  {args.out / 'gallery.png'}  ground truth beside prediction\n"
         f"  {curves}   every loss term\n  {args.out / 'metrics.json'}  these figures in full"
     )
-
-
-def _has_split(folder: Path, split: str) -> bool:
-    return any((folder / "annotations").glob(f"instances_{split}*.json"))
 
 
 def _require_matplotlib() -> None:
@@ -316,7 +300,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
     with processes(args.device) as group:
         model, class_map = _load_model(args)
         dataset = evaluate.open_split(args.data, args.split, class_map)
-        metrics = _measure(model, dataset, group, args.batch_size, {})
+        metrics = _measure(model, dataset, group, args.batch_size)
         if group.first:
             if args.out:
                 evaluate.write_json(args.out, metrics)
@@ -324,19 +308,17 @@ def run_evaluate(args: argparse.Namespace) -> int:
     return 0
 
 
-def _measure(
-    model: MaskRCNN, dataset: CocoDataset, group: Group, batch_size: int | None, seconds: dict[str, float]
-) -> dict:
+def _measure(model: MaskRCNN, dataset: CocoDataset, group: Group, batch_size: int | None) -> dict:
     """Metrics, with the machine and the seconds that they took; {} on any process but the first."""
     from minimrcnn.engine import evaluate
 
     began = time.perf_counter()
     batch_size = batch_size or (4 if group.device.type == "cuda" else 1)
     metrics = evaluate.evaluate(model, dataset, batch_size=batch_size, device=group.device)
-    if not metrics:
-        return {}
-    seconds = {**seconds, "evaluation": time.perf_counter() - began}
-    return {**metrics, "seconds": seconds, "machine": evaluate.machine(group.device)}
+    if metrics:
+        metrics["seconds"] = {"evaluation": time.perf_counter() - began}
+        metrics["machine"] = evaluate.machine(group.device)
+    return metrics
 
 
 def _load_model(args: argparse.Namespace) -> tuple[MaskRCNN, ClassMap]:
@@ -347,9 +329,8 @@ def _load_model(args: argparse.Namespace) -> tuple[MaskRCNN, ClassMap]:
 
     if args.weights == "COCO_V1":
         names = weights.COCO["maskrcnn_resnet50_fpn"].meta["categories"]  # "__background__" first
-        return maskrcnn_resnet50_fpn(weights="COCO_V1"), ClassMap(
-            tuple(range(1, len(names))), tuple(names[1:])
-        )
+        class_map = ClassMap(tuple(range(1, len(names))), tuple(names[1:]))
+        return maskrcnn_resnet50_fpn(weights="COCO_V1"), class_map
     path = weights.TOYBOX if args.weights == "TOYBOX" else args.run / "checkpoint.pt"
     return weights.from_checkpoint(checkpoint.load(path))
 
@@ -380,7 +361,7 @@ def run_toybox(args: argparse.Namespace) -> int:
     """Draw the toybox data set."""
     import os
 
-    from minimrcnn.datasets.toybox import draw_toybox
+    from minimrcnn.datasets.toybox_files import draw_toybox
 
     workers = os.cpu_count() or 1
     draw_toybox(args.out, train=args.train, val=args.val, size=args.size, seed=args.seed, workers=workers)

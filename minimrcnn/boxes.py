@@ -78,6 +78,12 @@ def clip(boxes: Tensor, sizes: Tensor, plus_one: int = 0) -> Tensor:
     return torch.minimum(boxes.clamp(min=0), limit)
 
 
+def large_enough(boxes: Tensor, min_size: float, plus_one: int = 0) -> Tensor:
+    """Which boxes (..., 4) are `min_size` px wide and high, and not empty: (...) bool."""
+    size = boxes[..., 2:] - boxes[..., :2] + plus_one
+    return ((size >= min_size) & (size > 0)).all(dim=-1)
+
+
 def nms_greedy(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
     """Non-maximum suppression as it is defined: take the best, drop what overlaps it, repeat.
 

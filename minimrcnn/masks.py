@@ -69,6 +69,8 @@ def mask_targets(
     """
     if crops[0].numel() == 0 if len(crops) else True:
         return boxes.new_zeros(len(crops), size, size)
+    if boxes.device.type == "cpu":  # nothing waits: as few points as will do, and all that a RoI asks for
+        longest = int((boxes[:, 2:] - boxes[:, :2]).amax())
     most = longest // size + 2
     targets = []
     for c, place, box, n, r in zip(
@@ -138,10 +140,11 @@ def place_grid(grid: Tensor, box: Tensor, height: int, width: int, how: str) -> 
 
 def _sample_at_centres(grid: Tensor, box: Tensor, height: int, width: int) -> tuple[Tensor, int, int]:
     x1, y1, x2, y2 = box.tolist()
-    left, top = max(int(x1) - 1, 0), max(int(y1) - 1, 0)
-    right, bottom = min(int(x2) + 2, width), min(int(y2) + 2, height)
-    xs = (torch.arange(left, right, device=grid.device) + 0.5 - x1) / (x2 - x1) * 2 - 1
-    ys = (torch.arange(top, bottom, device=grid.device) + 0.5 - y1) / (y2 - y1) * 2 - 1
+    left, top = min(max(int(x1) - 1, 0), width), min(max(int(y1) - 1, 0), height)
+    right, bottom = max(min(int(x2) + 2, width), left), max(min(int(y2) + 2, height), top)
+    # A box without width would divide by 0.
+    xs = (torch.arange(left, right, device=grid.device) + 0.5 - x1) / max(x2 - x1, 1e-6) * 2 - 1
+    ys = (torch.arange(top, bottom, device=grid.device) + 0.5 - y1) / max(y2 - y1, 1e-6) * 2 - 1
     where = torch.stack([xs.expand(len(ys), -1), ys[:, None].expand(-1, len(xs))], dim=-1)  # (h, w, 2)
     return F.grid_sample(grid[None, None], where[None], align_corners=False)[0, 0], left, top
 

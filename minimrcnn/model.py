@@ -104,12 +104,12 @@ class MaskRCNN(nn.Module):
             paste: give "masks" as whole pictures (N, 1, H, W), or as the grids (N, M, M) over the boxes.
             key: the random choices depend on it and on each "image_id" alone.
         """
-        transforms.check_images(images, self.validate or images[0].device.type == "cpu")
+        self.check(images, targets, losses)
         stages: dict[str, object] = {}
         batch = stages["batch"] = self.make_batch(images, targets, losses, key)
         truth = None
         if losses:
-            truth = stages["targets"] = self.make_targets(images, targets, batch)
+            truth = stages["targets"] = transforms.make_targets(targets, batch, self.architecture.masks)
         self.dense_stages(batch, stages)
         output = Output()
         if losses:
@@ -123,6 +123,15 @@ class MaskRCNN(nn.Module):
         output.stages = {name: stages[name] for name in keep}
         return output
 
+    def check(self, images: list[Tensor], targets: list[dict] | None, losses: bool) -> None:
+        """Raise ValueError or TypeError for pictures and targets that would compute nonsense."""
+        transforms.check_images(images, self.validate)
+        if losses and targets is None:
+            raise ValueError("losses need targets: a dict with boxes, labels and masks for each picture")
+        if losses:
+            a = self.architecture
+            transforms.check_targets(targets, images, a.num_classes, a.masks, self.validate)
+
     def make_batch(self, images: list[Tensor], targets: list[dict] | None, training: bool, key: int) -> Batch:
         """Resize, normalise and pad; pictures without an "image_id" are numbered."""
         a = self.architecture
@@ -130,15 +139,6 @@ class MaskRCNN(nn.Module):
         ids = torch.tensor([int(t.get("image_id", i)) for i, t in enumerate(given)], dtype=torch.int64)
         sides = transforms.choose_sizes(a.min_size, ids, key, training)
         return transforms.make_batch(list(images), ids, sides, a.max_size, a.divisor, self.conventions)
-
-    def make_targets(self, images: list[Tensor], targets: list[dict] | None, batch: Batch) -> Targets:
-        """Check the targets and bring them to the batch's scale and shape."""
-        if targets is None:
-            raise ValueError("losses need targets: a dict with boxes, labels and masks for each picture")
-        a = self.architecture
-        validate = self.validate or images[0].device.type == "cpu"
-        transforms.check_targets(targets, images, a.num_classes, a.masks, validate)
-        return transforms.make_targets(targets, batch, a.masks)
 
     def load_state_dict(self, state_dict: dict[str, Tensor], strict: bool = True, assign: bool = False):
         """As torch's, after translating the older of torchvision's key names."""
@@ -335,8 +335,7 @@ class MaskRCNN(nn.Module):
         delta = deltas.flatten(1, 2).gather(1, (row * classes + label)[..., None].expand(-1, -1, 4))
         box = self.parts.decode(delta, proposal, a.box_weights, c.plus_one)
         box = box_ops.clip(box, sizes, c.plus_one)  # (B, N, 4)
-        width, height = (box[..., 2:] - box[..., :2] + c.plus_one).unbind(-1)
-        large = (width >= c.detection_min_size) & (height >= c.detection_min_size)
+        large = box_ops.large_enough(box, c.detection_min_size, c.plus_one)
         candidate = (score > a.score_threshold) & large
         measured = box_ops.to_lengths(box, c.plus_one)
         keep = self.parts.nms(measured, score, label, candidate, c.nms_threshold)

@@ -124,25 +124,47 @@ def to_native(boxes: Tensor, batch: Batch) -> Tensor:
 
 
 def check_images(images: list[Tensor], validate: bool) -> None:
-    """Raise ValueError or TypeError for what is no list of pictures; `validate` looks at the values too."""
+    """Raise ValueError or TypeError for what is no list of pictures.
+
+    Values are looked at on the CPU, and with `validate` on a GPU, where that makes the host wait.
+    """
     if (isinstance(images, Tensor) and images.dim() == 3) or not len(images):
         raise ValueError("images: want a list of (3, H, W) tensors, at least one")
     for i, image in enumerate(images):
-        if not isinstance(image, Tensor) or image.dim() != 3 or image.shape[0] != 3:
-            found = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
-            raise ValueError(f"images[{i}]: want a (3, H, W) tensor, got {found}")
+        if not isinstance(image, Tensor) or image.dim() != 3 or image.shape[0] != 3 or not image.numel():
+            raise ValueError(f"images[{i}]: want a (3, H, W) tensor, got {describe(image)}")
         if image.dtype != torch.uint8 and not image.is_floating_point():
             raise TypeError(f"images[{i}]: want uint8, or float in 0..1; got {image.dtype}")
         if image.device != images[0].device:
             raise ValueError(f"images[{i}] is on {image.device}, images[0] on {images[0].device}")
-        if validate and image.is_floating_point() and not bool(image.isfinite().all()):
-            raise ValueError(f"images[{i}]: holds NaN or Inf")
+        if image.is_floating_point() and (validate or image.device.type == "cpu"):
+            check_range(image, i)
+
+
+def check_range(image: Tensor, i: int) -> None:
+    """A float picture must be finite and, but for what interpolation overshoots, within 0..1."""
+    low, high = (float(x) for x in image.aminmax())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ValueError(f"images[{i}]: holds NaN or Inf")
+    if low < -0.5 or high > 1.5:
+        raise ValueError(
+            f"images[{i}]: holds {low:.4g} to {high:.4g}; want float in 0..1, or uint8. The model itself "
+            "subtracts the mean and divides by the deviation"
+        )
+
+
+def describe(value: object) -> str:
+    """Type and shape for an error message."""
+    return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
 
 
 def check_targets(
     targets: list[dict], images: list[Tensor], num_classes: int, masks: bool, validate: bool
 ) -> None:
-    """Raise ValueError or TypeError for targets that would train nonsense, naming picture and object."""
+    """Raise ValueError for targets that would train nonsense, naming picture and object.
+
+    Values are looked at on the CPU, and with `validate` on a GPU, where that makes the host wait.
+    """
     if len(targets) != len(images):
         raise ValueError(f"{len(images)} images but {len(targets)} targets")
     for i, (target, image) in enumerate(zip(targets, images, strict=True)):
@@ -150,28 +172,28 @@ def check_targets(
             if name not in target:
                 raise ValueError(f"targets[{i}] has no {name!r}; it has {sorted(target)}")
         boxes, labels = target["boxes"], target["labels"]
-        if boxes.dim() != 2 or boxes.shape[1] != 4 or not boxes.is_floating_point():
-            raise ValueError(
-                f"targets[{i}]['boxes']: want float (N, 4), got {boxes.dtype} {tuple(boxes.shape)}"
-            )
-        if labels.shape != boxes.shape[:1] or labels.dtype != torch.int64:
-            raise ValueError(
-                f"targets[{i}]['labels']: want int64 ({len(boxes)},), "
-                f"got {labels.dtype} {tuple(labels.shape)}"
-            )
+        is_box = isinstance(boxes, Tensor) and boxes.dim() == 2 and boxes.shape[1] == 4
+        if not is_box or not boxes.is_floating_point():
+            raise ValueError(f"targets[{i}]['boxes']: want a float tensor (N, 4), got {describe(boxes)}")
+        shape = (len(boxes),)
+        if not isinstance(labels, Tensor) or labels.shape != shape or labels.dtype != torch.int64:
+            raise ValueError(f"targets[{i}]['labels']: want an int64 tensor {shape}, got {describe(labels)}")
         if masks:
             check_masks(target["masks"], len(boxes), image, i)
-        if validate:
+        if validate or boxes.device.type == "cpu":
             check_values(boxes, labels, num_classes, i)
 
 
 def check_masks(masks: Tensor | MaskCrops, count: int, image: Tensor, i: int) -> None:
     """Masks must be as many as the boxes and, in full size, as large as the picture."""
-    shape = (len(masks.boxes), *image.shape[1:]) if isinstance(masks, MaskCrops) else tuple(masks.shape)
-    if shape != (count, *image.shape[1:]):
+    wanted = (count, *image.shape[1:])
+    if isinstance(masks, MaskCrops):
+        if len(masks.boxes) != count:
+            raise ValueError(f"targets[{i}]['masks']: want {count}, one a box; got {len(masks.boxes)}")
+    elif not isinstance(masks, Tensor) or tuple(masks.shape) != wanted:
         raise ValueError(
-            f"targets[{i}]['masks']: want {(count, *image.shape[1:])}, one a box, as large as the picture; "
-            f"got {shape}"
+            f"targets[{i}]['masks']: want a tensor {wanted}, one a box, as large as the picture; "
+            f"got {describe(masks)}"
         )
 
 

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from minimrcnn.datasets import check
-from minimrcnn.datasets.check import Problem, check_annotations, check_dataset, check_split, print_report
+from minimrcnn.datasets.check import check_annotations, check_dataset, check_split, print_report
+from minimrcnn.datasets.check_geometry import check_masks, check_segmentations
 from minimrcnn.datasets.coco import run_lengths
+from minimrcnn.datasets.findings import Findings, Problem
 from minimrcnn.errors import UserError
 
 WIDTH, HEIGHT = 60, 40
@@ -406,8 +407,8 @@ def test_any_rle_string_is_either_a_mask_of_the_picture_or_reported(counts):
     data = clean()
     data["annotations"] = data["annotations"][3:4]
     data["annotations"][0]["segmentation"]["counts"] = counts
-    problems, images = check._Findings("x"), {2: data["images"][1]}
-    check._check_masks(check._check_segmentations(data["annotations"], images, problems), images, problems)
+    problems, images = Findings("x"), {2: data["images"][1]}
+    check_masks(check_segmentations(data["annotations"], images, problems), images, problems)
     if not {"malformed_rle"} & {problem.kind for problem in problems}:
         assert run_lengths(data["annotations"][0]["segmentation"], WIDTH, HEIGHT).sum() == HEIGHT * WIDTH
 

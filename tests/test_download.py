@@ -18,7 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minimrcnn.datasets import download
-from minimrcnn.datasets.download import Archive, check_space, download_coco, fetch, unpack
+from minimrcnn.datasets.download import Archive, download_coco, fetch
+from minimrcnn.datasets.unpack import check_space, unpack
 from minimrcnn.errors import UserError
 
 BODY = bytes(i * i % 251 for i in range(300_000))

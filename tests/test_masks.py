@@ -228,8 +228,7 @@ def test_encode_at_the_edges(how, box, value):
     grids, boxes = torch.full((1, 28, 28), value), torch.tensor([box])
     code = masks.encode_grids(grids, boxes, 9, 12, how=how)
     assert code == pasted_and_encoded(grids, boxes, 9, 12, how)
-    decoded = coco_mask.decode(code[0])
-    assert decoded.any() == (value == 1.0)
+    assert (coco_mask.area(code[0]) > 0) == (value == 1.0)
 
 
 @given(seeds, st.integers(1, 9), st.integers(1, 9), st.sampled_from([0.1, 0.5, 0.9, 1.0]))

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from parity import (
     FEATURE,
     PIXEL,
@@ -177,8 +178,11 @@ def test_short_sides_that_become_799():
 
 def test_uint8_is_the_same_picture():
     image = (picture(60, 80, 5) * 255).to(torch.uint8)
-    make = lambda x: transforms.make_batch([x], torch.zeros(1), [90], 133, 32, Conventions()).images  # noqa: E731
-    assert torch.equal(make(image), make(image.float() / 255))
+    batches = [
+        transforms.make_batch([x], torch.zeros(1), [90], 133, 32, Conventions())
+        for x in (image, image.float() / 255)
+    ]
+    assert torch.equal(batches[0].images, batches[1].images)
 
 
 @pytest.mark.parametrize("size", [(800, 1088), (800, 800), (1344, 800), (224, 320), (32, 32)])
@@ -327,17 +331,19 @@ def test_the_samples_are_worth_comparing(training):
 
 
 def test_the_gradients_of_all_parameters(models, monkeypatch):
-    """With the weights in double precision.
+    """With weights in double precision, and with ReLUs whose corner at 0 is rounded off.
 
-    In float32 some of the millions of ReLUs have an input within rounding of 0, open in one model and
-    not in the other, and pass a different gradient: torchvision differs from itself in the same way
-    once its memory format is changed.
+    Of millions of ReLUs some have an input within rounding of 0: one model finds them open, the other
+    shut, and a single one of them changes a gradient by a thousandth. Without the corner there is
+    nothing left to hide behind.
     """
-    pictures = [picture(96, 128, 21), picture(128, 100, 22)]
-    targets = [target(96, 128, 3, 21), target(128, 100, 0, 22)]
+    monkeypatch.setattr(F, "relu", lambda x, inplace=False: F.softplus(x, beta=10))
+    pictures = [picture(72, 96, 21), picture(96, 75, 22)]
+    targets = [target(72, 96, 3, 21), target(96, 75, 0, 22)]
     ours, theirs = copy.deepcopy(models.ours).double(), copy.deepcopy(models.theirs).double()
-    theirs.transform.min_size = (128,)
-    ours.change(min_size=(128,))
+    theirs.transform.min_size = (96,)
+    theirs.rpn._post_nms_top_n["training"] = 120
+    ours.change(min_size=(96,), rpn_post_nms_train=120)
     make_batch = ours.make_batch
 
     def make_double_batch(*arguments):
@@ -356,9 +362,8 @@ def test_the_gradients_of_all_parameters(models, monkeypatch):
     for name, parameter in ours.named_parameters():
         if name in trained:
             wanted = reference[name].grad
-            floor = 1e-4 * float(wanted.abs().max()) + 1e-9
-            worst[name] = largest_difference(parameter.grad, wanted) / floor
-    assert {n: w for n, w in worst.items() if w > 1} == {}
+            worst[name] = largest_difference(parameter.grad, wanted) / float(wanted.abs().max() + 1e-9)
+    assert {name: error for name, error in worst.items() if error > 1e-4} == {}
 
 
 def test_a_degenerate_proposal_in_training(models):
@@ -375,7 +380,7 @@ def test_a_degenerate_proposal_in_training(models):
     _, reference = theirs.roi_heads(features, [boxes], [size], [one])
     theirs.eval()
     our_batch = ours.make_batch([picture(*size, 8)], [one], True, 0)
-    targets = ours.make_targets([picture(*size, 8)], [one], our_batch)
+    targets = transforms.make_targets([one], our_batch, True)
     proposals = Proposals(boxes[None], torch.ones(1, 3), torch.ones(1, 3, dtype=torch.bool))
     candidates, samples = ours.sample_rois(proposals, targets, torch.tensor([1]))
     assert sorted(samples.index[samples.valid].tolist()) == [0, 1, 2, 3, 4]
@@ -383,7 +388,7 @@ def test_a_degenerate_proposal_in_training(models):
     losses = ours.box_losses(our_batch, candidates, samples, targets, stages)
     losses |= ours.mask_losses(our_batch, candidates, samples, targets, stages)
     for name, loss in reference.items():
-        assert float(losses[name]) == pytest.approx(float(loss), rel=1e-5), name
+        assert losses[name].item() == pytest.approx(loss.item(), rel=1e-5), name
     ours.zero_grad()
     sum(losses.values()).backward()
     for name, parameter in ours.roi_heads.named_parameters():

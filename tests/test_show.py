@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from matplotlib.axes import Axes
@@ -90,6 +90,7 @@ def test_boxes_alone() -> None:
     assert np.abs(lit.min(axis=0) - (160, 160)).max() <= 2 and np.abs(lit.max(axis=0) - (480, 640)).max() <= 2
 
 
+@settings(max_examples=15)
 @given(
     st.lists(
         st.tuples(st.integers(-10, 99), st.integers(-10, 99), st.integers(0, 60), st.integers(0, 60)),

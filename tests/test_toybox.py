@@ -19,19 +19,14 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from minimrcnn.datasets import toybox, toybox_shapes
-from minimrcnn.datasets.toybox import (
-    CATEGORIES,
-    MIN_PIXELS,
-    MIN_VISIBLE,
-    draw_toybox,
-    pixel_hash,
-    scene,
-    sheet,
-)
+from minimrcnn.datasets import toybox, toybox_files, toybox_shapes
+from minimrcnn.datasets.toybox import CATEGORIES, MIN_PIXELS, MIN_VISIBLE, pixel_hash, scene
+from minimrcnn.datasets.toybox_dice import Dice
+from minimrcnn.datasets.toybox_files import draw_toybox, sheet
+from minimrcnn.datasets.toybox_grounds import GROUNDS
 from minimrcnn.errors import UserError
 
-# The generator is frozen: these change only together with toybox_shapes.VERSION.
+# The generator is frozen: these change only together with toybox_dice.VERSION.
 COMMITTED = {
     128: "8ed4d59c51c3e151ad6224ce1f08fafbf6e63b073da453118bdc64ca2541679f",
     256: "c7963ad2aa2b14f271410a17fd08806b368de5b61c4071b0a3f054ccd6a4d50e",
@@ -52,11 +47,9 @@ def same(a: tuple, b: tuple) -> bool:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small data set, drawn by two worker processes."""
+    """A small data set, drawn by two threads."""
     out = tmp_path_factory.mktemp("toybox") / "data"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(toybox, "PICTURES_A_WORKER", 1)  # or so few would be drawn right here
-        draw_toybox(out, train=20, val=5, size=96, seed=3, workers=2)
+    draw_toybox(out, train=20, val=5, size=96, seed=3, workers=2)
     return out
 
 
@@ -92,7 +85,7 @@ def test_hash_without_vector_instructions():
 
 
 def test_pictures_are_independent_of_order():
-    """(That worker processes draw the same is seen in test_files_hold_the_scenes.)"""
+    """(That two threads draw the same is seen in test_files_hold_the_scenes.)"""
     forward = [scene(5, "train", index, 96) for index in range(4)]
     backward = [scene(5, "train", index, 96) for index in (3, 2, 1, 0)][::-1]
     assert all(same(here, again) for here, again in zip(forward, backward, strict=True))
@@ -117,8 +110,11 @@ def test_pixels_come_from_elementwise_ieee_operations_only():
     exact |= {"full", "maximum", "minimum", "ones", "pad", "rint", "sqrt", "stack", "where", "zeros_like"}
     exact |= {"ascontiguousarray", "asfortranarray", "packbits", "ndarray", "random", "PCG64"}
     exact |= {"float32", "int8", "int64", "uint8", "uint64"}
-    for module in (toybox, toybox_shapes):
-        tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
+    modules = sorted(Path(toybox.__file__).parent.glob("toybox*.py"))
+    assert {path.stem for path in modules} >= {"toybox", "toybox_dice", "toybox_grounds", "toybox_shapes"}
+    trigonometric = []
+    for module in modules:
+        tree = ast.parse(module.read_text(encoding="utf-8"))
         used = {"np": set(), "math": set()}
         for function in ast.walk(tree):
             if isinstance(function, ast.BinOp):
@@ -135,23 +131,24 @@ def test_pixels_come_from_elementwise_ieee_operations_only():
                     used[function.value.id].add(function.attr)
         assert used["np"] <= exact, used["np"] - exact
         assert used["math"] <= {"sqrt", "pi", "cos", "sin"}
-    table = ast.parse(Path(toybox_shapes.__file__).read_text(encoding="utf-8"))
-    trigonometric = [
-        function.name
-        for function in ast.walk(table)
-        if isinstance(function, ast.FunctionDef)
-        and any(isinstance(n, ast.Attribute) and n.attr in {"cos", "sin", "pi"} for n in ast.walk(function))
-    ]
+        trigonometric += [
+            function.name
+            for function in ast.walk(tree)
+            if isinstance(function, ast.FunctionDef)
+            and any(
+                isinstance(n, ast.Attribute) and n.attr in {"cos", "sin", "pi"} for n in ast.walk(function)
+            )
+        ]
     assert trigonometric == ["cos_sin"]
 
 
 def test_canvas_stays_float32():
-    for ground in toybox_shapes.GROUNDS:
-        canvas, colours = ground(toybox_shapes.Dice("ground"), 96)
+    for ground in GROUNDS:
+        canvas, colours = ground(Dice("ground"), 96)
         assert (canvas.shape, canvas.dtype) == ((3, 96, 96), np.float32)
         assert colours
     for category in CATEGORIES:
-        toy = toybox._make_toy(toybox_shapes.Dice("toy"), category, 40, 96)
+        toy = toybox._make_toy(Dice("toy"), category, 40, 96)
         assert {toy.x.dtype, toy.y.dtype, toy.distance.dtype} == {np.dtype(np.float32)}
 
 
@@ -345,17 +342,18 @@ def test_longer_run_starts_with_the_shorter(folder, tmp_path):
     assert longer["annotations"][: len(short["annotations"])] == short["annotations"]
 
 
+@pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, OSError])
-def test_interrupted_run_leaves_nothing(tmp_path, monkeypatch, stop):
+def test_interrupted_run_leaves_nothing(tmp_path, monkeypatch, stop, workers):
     def stopped(job):
-        if job[3].start >= toybox.CHUNK:
+        if job[2] == 16:
             raise stop
         return draw(job)
 
-    draw = toybox._draw_chunk
-    monkeypatch.setattr(toybox, "_draw_chunk", stopped)
+    draw = toybox_files._draw
+    monkeypatch.setattr(toybox_files, "_draw", stopped)
     with pytest.raises(stop):
-        draw_toybox(tmp_path / "data", train=20, val=5, size=64, seed=0, workers=1)
+        draw_toybox(tmp_path / "data", train=20, val=5, size=64, seed=0, workers=workers)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -7,50 +7,22 @@ be read off the annotation file: boxes written as corners, ids that do not match
 from __future__ import annotations
 
 import json
-import math
 import os
-import re
 import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import TextIO
 
-import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from minimrcnn.datasets.coco import find_split, is_coco_line, rasterise
+from minimrcnn.datasets.check_geometry import check_boxes, check_masks, check_segmentations
+from minimrcnn.datasets.coco import find_split
+from minimrcnn.datasets.findings import Findings, Problem, at
 from minimrcnn.errors import UserError
 
-ROUNDING = 1.0  # px by which a box may leave the picture: annotation tools round
-MASK_SLACK = (2.0, 0.25)  # px, and share of the box's side, by which a mask and its box may disagree
 ROTATED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
-# The characters of a compressed RLE are "0" + 6 bits; bit 5 says that the number goes on, so the last
-# has it clear. pycocotools 2.0.11 reads past the end of a string that is empty or breaks this.
-COMPRESSED_RLE = re.compile("[0-o]*[0-O]")
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One finding. kind: a short name to group by; where: file and image or annotation id."""
-
-    kind: str
-    where: str
-    message: str  # what is wrong, and what to do
-    severity: str = "error"  # "error": training would fail or go wrong; "note": worth knowing
-
-
-class _Findings(list[Problem]):
-    """The problems of one annotation file."""
-
-    def __init__(self, file: str) -> None:
-        super().__init__()
-        self.file = file
-
-    def add(self, kind: str, where: str, message: str, severity: str = "error") -> None:
-        self.append(Problem(kind, f"{self.file}: {where}", message, severity))
 
 
 def check_dataset(folder: Path, *, split: str | None = None, cheap: bool = False) -> list[Problem]:
@@ -85,7 +57,7 @@ def check_split(annotation_file: Path, image_folder: Path, *, cheap: bool = Fals
 
 def check_annotations(data: dict, image_folder: Path, *, file: str, cheap: bool = False) -> list[Problem]:
     """Check a parsed annotation file (`COCO(...).dataset` is one); `file` is its name in the messages."""
-    found = _Findings(file)
+    found = Findings(file)
     for key in ("images", "annotations", "categories"):
         if not isinstance(data, dict) or not isinstance(data.get(key), list):
             message = f"there is no list {key!r}; a COCO file has images, annotations and categories"
@@ -95,12 +67,12 @@ def check_annotations(data: dict, image_folder: Path, *, file: str, cheap: bool 
     images = _check_images(data["images"], found)
     categories = _check_categories(data["categories"], found)
     annotations = _check_links(data["annotations"], images, categories, found)
-    _check_boxes(annotations, images, found)
-    with_mask = _check_segmentations(annotations, images, found)
+    check_boxes(annotations, images, found)
+    with_mask = check_segmentations(annotations, images, found)
     paths = _check_files(images, Path(image_folder), found)
     if not cheap:
         _check_pictures(paths, images, found)
-        _check_masks(with_mask, images, found)
+        check_masks(with_mask, images, found)
     return found
 
 
@@ -127,11 +99,7 @@ def _is_whole(value: object) -> bool:
     return type(value) is int  # not bool, which is an int to Python
 
 
-def _at(annotation: dict) -> str:
-    return f"annotation {annotation['id']} (image {annotation['image_id']})"
-
-
-def _add_duplicates(ids: list[int], what: str, found: _Findings) -> None:
+def _add_duplicates(ids: list[int], what: str, found: Findings) -> None:
     for value, count in Counter(ids).items():
         if count > 1:
             found.add(
@@ -139,7 +107,7 @@ def _add_duplicates(ids: list[int], what: str, found: _Findings) -> None:
             )
 
 
-def _check_images(entries: list, found: _Findings) -> dict[int, dict]:
+def _check_images(entries: list, found: Findings) -> dict[int, dict]:
     """The usable image entries by id."""
     usable = []
     for index, entry in enumerate(entries):
@@ -162,7 +130,7 @@ def _check_images(entries: list, found: _Findings) -> dict[int, dict]:
     return {entry["id"]: entry for entry in usable}
 
 
-def _check_categories(entries: list, found: _Findings) -> set[int]:
+def _check_categories(entries: list, found: Findings) -> set[int]:
     named = [entry for entry in entries if isinstance(entry, dict) and "name" in entry]
     ids = [entry["id"] for entry in named if _is_whole(entry.get("id"))]
     if len(ids) < len(entries) or not entries:
@@ -178,9 +146,7 @@ def _check_categories(entries: list, found: _Findings) -> set[int]:
     return set(ids)
 
 
-def _check_links(
-    entries: list, images: dict[int, dict], categories: set[int], found: _Findings
-) -> list[dict]:
+def _check_links(entries: list, images: dict[int, dict], categories: set[int], found: Findings) -> list[dict]:
     """The annotations that belong to a usable image."""
     linked = []
     for index, entry in enumerate(entries):
@@ -191,12 +157,12 @@ def _check_links(
             continue
         if entry["category_id"] not in categories:
             message = f"category id {entry['category_id']} is not among the categories; add it or mend the id"
-            found.add("unknown_category", _at(entry), message)
+            found.add("unknown_category", at(entry), message)
         if entry["image_id"] in images:
             linked.append(entry)
         else:
             message = "its image is not among the images; add it or remove the annotation"
-            found.add("unknown_image", _at(entry), message)
+            found.add("unknown_image", at(entry), message)
     ids = [entry["id"] for entry in linked]
     _add_duplicates(ids, "annotation", found)
     if 0 in ids:
@@ -208,160 +174,10 @@ def _check_links(
     return linked
 
 
-# ---------------------------------------------------------------- boxes
-
-
-def _is_box(box: object) -> bool:
-    """Four finite numbers: the comparison is False for NaN and infinity, and takes an int of any length."""
-    if not isinstance(box, list) or len(box) != 4:
-        return False
-    return all(type(value) in (int, float) and -1e9 < value < 1e9 for value in box)
-
-
-def _check_boxes(annotations: list[dict], images: dict[int, dict], found: _Findings) -> None:
-    usable = []
-    for entry in annotations:
-        if _is_box(entry.get("bbox")):
-            usable.append(entry)
-        else:
-            message = f"its bbox is {entry.get('bbox')!r}, not four finite numbers [x, y, width, height]"
-            found.add("malformed_box", _at(entry), message)
-    if not usable:
-        return
-    sizes = [(images[entry["image_id"]]["width"], images[entry["image_id"]]["height"]) for entry in usable]
-    size = np.array(sizes, np.float64)  # (N, 2) width, height
-    boxes = np.array([entry["bbox"] for entry in usable], np.float64)  # (N, 4) x, y, w, h
-    start, extent = boxes[:, :2], boxes[:, 2:]  # (N, 2)
-
-    flat = (extent <= 0).any(1)  # (N,)
-    for index in np.flatnonzero(flat):
-        entry = usable[index]
-        message = f"its box {entry['bbox']} has no area; mend the box or remove the annotation"
-        found.add("flat_box", _at(entry), message, "note" if is_coco_line(entry) else "error")
-
-    outside = ((start < -ROUNDING) | (start + extent > size + ROUNDING)).any(1) & ~flat
-    # Would the same four numbers fit as x1, y1, x2, y2?
-    corners = ((extent > start) & (extent <= size + ROUNDING) & (start >= -ROUNDING)).all(1)
-    if corners.mean() >= 0.95 and (outside & corners).mean() >= 0.1:
-        _add_xyxy(usable, np.flatnonzero(outside & corners), found)
-        return
-    inside = (np.minimum(start + extent, size) - np.maximum(start, 0)).clip(0).prod(1)  # (N,) px^2
-    for index in np.flatnonzero(outside):
-        entry, share = usable[index], inside[index] / extent[index].prod()
-        hint = " Read as [x1, y1, x2, y2] it would fit." if corners[index] else ""
-        message = (
-            f"its box {entry['bbox']} [x, y, width, height] leaves the picture of {size[index, 0]:.0f} x "
-            f"{size[index, 1]:.0f}: {share:.0%} of it is inside.{hint} Cut it to the picture or mend it."
-        )
-        found.add("box_outside", _at(entry), message, "error" if share < 0.5 else "note")
-
-
-def _add_xyxy(usable: list[dict], indices: np.ndarray, found: _Findings) -> None:
-    first = usable[indices[0]]
-    ids = list(dict.fromkeys(usable[index]["image_id"] for index in indices))
-    message = (
-        f"{len(indices):,} of {len(usable):,} boxes leave their picture as [x, y, width, height] and fit as "
-        f"[x1, y1, x2, y2], for example {first['bbox']} of {_at(first)}. Write [x1, y1, x2 - x1, y2 - y1]."
-    )
-    found.add("xyxy_boxes", f"images {', '.join(map(str, ids[:5]))}{', ...' if ids[5:] else ''}", message)
-
-
-# ---------------------------------------------------------------- masks
-
-
-def _check_segmentations(annotations: list[dict], images: dict[int, dict], found: _Findings) -> list[dict]:
-    """The annotations whose polygons or RLE are well formed."""
-    usable, without = [], []
-    for entry in annotations:
-        segmentation = entry.get("segmentation")
-        if segmentation in (None, [], {}):
-            without.append(entry)
-        elif problem := _segmentation_problem(segmentation, images[entry["image_id"]]):
-            kind = "malformed_rle" if isinstance(segmentation, dict) else "malformed_polygon"
-            found.add(kind, _at(entry), problem)
-        else:
-            usable.append(entry)
-    if without and len(without) == len(annotations):
-        found.add("no_masks", "annotations", "none has a segmentation: only boxes can be trained", "note")
-        return []
-    for entry in without:
-        found.add("empty_mask", _at(entry), "its segmentation is empty; draw it or remove the annotation")
-    return usable
-
-
-def _segmentation_problem(segmentation: object, image: dict) -> str:
-    """What is wrong with the form of a segmentation, or ''."""
-    if isinstance(segmentation, dict):
-        return _rle_problem(segmentation, image)
-    if not isinstance(segmentation, list):
-        return f"its segmentation is a {type(segmentation).__name__}; it must be a list of polygons or an RLE"
-    for index, polygon in enumerate(segmentation):
-        if not isinstance(polygon, list):
-            return "its segmentation must be a list of lists: [[x1, y1, x2, y2, ...]], one list a polygon"
-        if len(polygon) < 6 or len(polygon) % 2:
-            return f"polygon {index} has {len(polygon)} numbers; it needs x, y of at least 3 corners"
-        try:
-            finite = math.isfinite(sum(polygon))  # one NaN or infinity spoils the sum
-        except (TypeError, OverflowError):
-            finite = False
-        if not finite:
-            return f"polygon {index} has something other than finite numbers in it"
-    return ""
-
-
-def _rle_problem(rle: dict, image: dict) -> str:
-    size, expected = rle.get("size"), [image["height"], image["width"]]
-    counts = rle.get("counts")
-    if size != expected:
-        return f"its RLE has size {size}, the picture is {expected} (height, width)"
-    if isinstance(counts, str):
-        return "" if COMPRESSED_RLE.fullmatch(counts) else "its RLE counts are not a compressed RLE string"
-    if not isinstance(counts, list) or set(map(type, counts)) != {int} or min(counts) < 0:
-        return "its RLE counts must be a compressed string or a list of whole numbers"
-    if sum(counts) != size[0] * size[1]:
-        return f"its RLE counts add up to {sum(counts)}, the picture has {size[0] * size[1]} pixels"
-    return ""
-
-
-def _check_masks(annotations: list[dict], images: dict[int, dict], found: _Findings) -> None:
-    """Compare each mask's tight box with the stated box."""
-    for entry in tqdm(annotations, desc="masks", unit="mask", file=sys.stderr):
-        image, box = images[entry["image_id"]], entry.get("bbox")
-        try:
-            _, (x1, y1, x2, y2) = rasterise(entry["segmentation"], image["width"], image["height"])
-        except (ValueError, TypeError, OverflowError) as error:
-            kind = "malformed_rle" if isinstance(entry["segmentation"], dict) else "malformed_polygon"
-            found.add(kind, _at(entry), f"its mask cannot be decoded ({error}); write it again")
-            continue
-        tight = np.array([x1, y1, x2 - x1, y2 - y1])
-        if not _is_box(box) or min(box[2:]) <= 0:
-            continue  # reported with the boxes
-        if tight[2] == 0:  # polygons thinner than a pixel can be nothing at all on the pixel grid
-            message = f"its mask covers no pixel, its box is {box}; draw it again or remove the annotation"
-            found.add("empty_mask", _at(entry), message, "note" if min(box[2:]) < 2 else "error")
-        elif severity := _disagreement(tight, np.array(box, np.float64)):
-            message = (
-                f"its mask lies in {tight.tolist()}, its box is {box} (both [x, y, width, height]); "
-                "take the box from the mask, or see whether the mask belongs to another annotation"
-            )
-            found.add("mask_outside_box", _at(entry), message, severity)
-
-
-def _disagreement(tight: np.ndarray, box: np.ndarray) -> str:
-    """'' when two boxes [x, y, w, h] agree within MASK_SLACK, "note" at IoU >= .5, else "error"."""
-    slack = np.tile(np.maximum(MASK_SLACK[0], MASK_SLACK[1] * box[2:]), 2)  # (4,) px
-    corners = np.stack([np.r_[b[:2], b[:2] + b[2:]] for b in (tight, box)])  # (2, 4) x1, y1, x2, y2
-    if (np.abs(corners[0] - corners[1]) <= slack).all():
-        return ""
-    common = (corners[:, 2:].min(0) - corners[:, :2].max(0)).clip(0).prod()
-    iou = common / (tight[2:].prod() + box[2:].prod() - common)
-    return "note" if iou >= 0.5 else "error"
-
-
 # ---------------------------------------------------------------- pictures
 
 
-def _check_files(images: dict[int, dict], folder: Path, found: _Findings) -> dict[int, Path]:
+def _check_files(images: dict[int, dict], folder: Path, found: Findings) -> dict[int, Path]:
     """The path of each picture that is there, by image id."""
     listings: dict[str, set[str]] = {}  # one listing a folder: 100,000 single look-ups take seconds
     paths = {}
@@ -382,7 +198,7 @@ def _check_files(images: dict[int, dict], folder: Path, found: _Findings) -> dic
     return paths
 
 
-def _check_pictures(paths: dict[int, Path], images: dict[int, dict], found: _Findings) -> None:
+def _check_pictures(paths: dict[int, Path], images: dict[int, dict], found: Findings) -> None:
     pool = ThreadPoolExecutor(os.cpu_count())  # Pillow decodes without holding the interpreter
     try:
         results = pool.map(lambda image_id: _picture_problem(paths[image_id], images[image_id]), paths)

@@ -1,8 +1,7 @@
-"""Download and unpack: resumed, verified, and never half done under a name that looks whole.
+"""Download: resumed, verified, and never half done under a name that looks whole.
 
-A download grows in `NAME.part` and gets its name only after its size and checksum agree; a zip is
-unpacked in `FOLDER.unpacking`, which is renamed when its last member is there. So whatever bears the
-final name is complete, whenever the program was stopped.
+A download grows in `NAME.part` and gets its name only after its size and checksum agree. So whatever
+bears the final name is complete, whenever the program was stopped.
 """
 
 from __future__ import annotations
@@ -11,23 +10,19 @@ import hashlib
 import http.client
 import json
 import os
-import shutil
-import stat
 import sys
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
-import zipfile
-import zlib
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
+from minimrcnn.datasets.unpack import CHUNK, byte_bar, check_space, unpack
 from minimrcnn.errors import UserError
 
-CHUNK = 1 << 20  # bytes
 TIMEOUT = 60  # seconds without a single byte
 # Seconds before each new try. A try that brings at least PROGRESS bytes starts the row anew.
 BACK_OFF = (1, 2, 4, 8, 16)
@@ -68,23 +63,6 @@ COCO_2017 = (
 def say(text: str) -> None:
     """Print one line to stderr without tearing a progress bar."""
     tqdm.write(text, file=sys.stderr)
-
-
-def _bar(total: int | None, name: str, start: int = 0) -> tqdm:
-    return tqdm(total=total, initial=start, desc=name, unit="B", unit_scale=True, file=sys.stderr)
-
-
-def check_space(folder: Path, needed: int, what: str) -> None:
-    """Raise UserError if the disk of `folder` (which need not exist) has less than `needed` bytes free."""
-    there = folder.absolute()
-    while not there.exists():
-        there = there.parent
-    free = shutil.disk_usage(there).free
-    if needed > free:
-        raise UserError(
-            f"not enough disk space in {folder} for {what}: {needed / 1e9:.2f} GB needed, "
-            f"{free / 1e9:.2f} GB available. Free some space or choose another folder."
-        )
 
 
 # ---------------------------------------------------------------- download
@@ -181,7 +159,7 @@ def _mismatch(path: Path, size: int | None, md5: str | None) -> str:
 def file_hash(path: Path, algorithm: str) -> str:
     """Hex digest of a file, with a progress bar; algorithm as in hashlib ("md5", "sha256")."""
     digest = hashlib.new(algorithm, usedforsecurity=False)
-    with path.open("rb") as file, _bar(path.stat().st_size, f"{algorithm} of {path.name}") as bar:
+    with path.open("rb") as file, byte_bar(path.stat().st_size, f"{algorithm} of {path.name}") as bar:
         while chunk := file.read(CHUNK):
             digest.update(chunk)
             bar.update(len(chunk))
@@ -273,7 +251,7 @@ def _place(response: http.client.HTTPResponse, have: int, notes: dict, part: _Pa
 
 def _append(response: http.client.HTTPResponse, path: Path, name: str, start: int, total: int | None) -> None:
     have = start
-    with path.open("ab") as file, _bar(total, name, start) as bar:
+    with path.open("ab") as file, byte_bar(total, name, start) as bar:
         while True:
             try:
                 chunk = response.read(CHUNK)
@@ -286,80 +264,6 @@ def _append(response: http.client.HTTPResponse, path: Path, name: str, start: in
             bar.update(len(chunk))
     if total is not None and have < total:  # http.client ends a short body without an error
         raise _Broken(f"the connection broke off after {have:,} of {total:,} bytes")
-
-
-# ---------------------------------------------------------------- unpack
-
-
-def unpack(zip_path: Path, into: Path, *, folder: str = "") -> Path:
-    """Unpack a zip as the new folder `into` and return it; with `folder`, only what lies below that folder.
-
-    All members are checked before the first is written; `into` appears when all are written and their
-    CRCs agree, never before.
-
-    Raises UserError: not a zip, cut short or damaged; a member that would land outside (absolute path,
-    `..`, link); larger than the free disk space; `into` is already there and not empty.
-    """
-    zip_path, into = Path(zip_path), Path(into)
-    if into.is_dir() and not any(into.iterdir()):
-        into.rmdir()
-    if into.exists():
-        raise UserError(f"{into} is already there. Delete it or move it away, and run again.")
-    temporary = into.with_name(into.name + ".unpacking")
-    shutil.rmtree(temporary, ignore_errors=True)  # what an interrupted run left
-    try:
-        with zipfile.ZipFile(zip_path) as archive:
-            members = _checked_members(archive, zip_path, folder)
-            size = sum(member.file_size for _, member in members)
-            check_space(into.parent, size, f"the contents of {zip_path.name}")
-            temporary.mkdir(parents=True)
-            with _bar(size, f"unpacking {zip_path.name}") as bar:
-                for path, member in members:
-                    (temporary / path).parent.mkdir(parents=True, exist_ok=True)
-                    # zipfile gives no more than the stated size (so the space check holds for a lying
-                    # header too) and compares the CRC at the end of each member.
-                    with archive.open(member) as source, (temporary / path).open("wb") as sink:
-                        while chunk := source.read(CHUNK):
-                            sink.write(chunk)
-                            bar.update(len(chunk))
-        os.replace(temporary, into)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        raise UserError(
-            f"{zip_path} is damaged or no zip file ({error}). Delete it and run again."
-        ) from error
-    except OSError as error:
-        raise UserError(f"cannot unpack {zip_path} into {into}: {error}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return into
-
-
-def _checked_members(
-    archive: zipfile.ZipFile, zip_path: Path, folder: str
-) -> list[tuple[PurePosixPath, zipfile.ZipInfo]]:
-    """(path below the new folder, member) of every file to write; refuses the whole zip if one is unsafe."""
-    members, seen = [], set()
-    for member in archive.infolist():
-        path, windows = PurePosixPath(member.filename), PureWindowsPath(member.filename)
-        kind = stat.S_IFMT(member.external_attr >> 16)  # 0 when the zip was not made on Unix
-        refused = ""
-        if windows.anchor or path.is_absolute() or ".." in windows.parts:
-            refused = "would land outside"
-        elif kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-            refused = "is a link or a device"
-        elif member.flag_bits & 1:
-            refused = "is encrypted"
-        elif path in seen:
-            refused = "is there twice"
-        if refused:
-            raise UserError(f"{zip_path}: member {member.filename!r} {refused}; nothing was unpacked.")
-        if member.is_dir() or path == PurePosixPath(folder) or not path.is_relative_to(folder):
-            continue
-        seen.add(path)
-        members.append((path.relative_to(folder), member))
-    if not members:
-        raise UserError(f"{zip_path} holds no file" + (f" below {folder}/." if folder else "."))
-    return members
 
 
 # ---------------------------------------------------------------- COCO 2017

@@ -19,7 +19,8 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
-from minimrcnn.datasets.download import fetch, file_hash, say, unpack
+from minimrcnn.datasets.download import fetch, file_hash, say
+from minimrcnn.datasets.unpack import unpack
 from minimrcnn.errors import UserError
 
 NUCLEI_URL = "https://data.broadinstitute.org/bbbc/BBBC038/stage1_train.zip"

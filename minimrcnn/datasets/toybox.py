@@ -5,7 +5,8 @@ touching and covering one another, on wood, felt, paper and cloth. `scene` makes
 
     Dice -> compose (which toys, where) -> background -> shadow and toy, bottom to top -> camera
 
-and `draw_toybox` writes many of them as `instances_train.json`, `instances_val.json` and PNG files.
+and `toybox_files.draw_toybox` writes many of them as a data set. What a toy looks like is in
+`toybox_shapes`, what it lies on in `toybox_grounds`, where the numbers come from in `toybox_dice`.
 
 Same seed, same pixels, on every machine: random numbers are raw 64-bit PCG64 words (NumPy keeps these
 stable, its distributions it may change), and floats go elementwise through operations that IEEE 754
@@ -15,57 +16,24 @@ fixes to the last bit. Sums over many floats depend on the CPU's vector width: h
 from __future__ import annotations
 
 import hashlib
-import json
 import math
-import multiprocessing
-import os
-import shutil
-import signal
-import sys
-import zlib
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-from PIL import Image
-from pycocotools import mask as coco_mask
-from tqdm import tqdm
 
-from minimrcnn.datasets.toybox_shapes import (
-    ENGRAVINGS,
-    GROUNDS,
-    SHAPES,
-    TURN,
-    VERSION,
-    Array,
-    Colour,
-    Dice,
-    Knobs,
-    bands,
-    blend,
-    cos_sin,
-    hue,
-    shaded,
-)
+from minimrcnn.datasets.toybox_dice import Dice
+from minimrcnn.datasets.toybox_grounds import GROUNDS, Colour, bands, blend, hue, shaded
+from minimrcnn.datasets.toybox_shapes import ENGRAVINGS, SHAPES, TURN, Array, Knobs, cos_sin
 from minimrcnn.errors import UserError
 
 CATEGORIES = tuple(SHAPES)  # COCO category id = index + 1
 MIN_VISIBLE = 0.3  # An annotated toy shows at least this part of itself ...
 MIN_PIXELS = 40  # ... and this many pixels. Toys that would show less are never put into the picture.
 SIZES = (48, 4096)  # Pictures smaller than this have no room for two toys of MIN_PIXELS.
-FIRST_ID = {"train": 1, "val": 900_001}  # Image ids are unique over both splits, whatever their lengths.
 COUNTS = (2, 2, 3, 3, 3, 4, 4, 4, 5, 5, 6, 7, 8)  # toys in a picture; 3 % of the pictures have none
-SIDES = (
-    (21, 31),
-    (34, 90),
-    (34, 90),
-    (104, 150),
-    (104, 150),
-)  # square roots of areas at size 256: COCO's S, M, L
-CHUNK = 16  # pictures a worker draws between two reports
-PICTURES_A_WORKER = 150  # are drawn in the time in which one more process imports the package
+# Square roots of areas at size 256: COCO's small, medium, large.
+SIDES = ((21, 31), (34, 90), (34, 90), (104, 150), (104, 150))
 
 
 @dataclass(frozen=True)
@@ -316,8 +284,7 @@ def scene(seed: int, split: str, index: int, size: int) -> tuple[Array, list[Ins
     It depends on the four arguments only: not on other pictures, nor on the machine.
     Raises UserError for a size outside SIZES.
     """
-    if not SIZES[0] <= size <= SIZES[1]:
-        raise UserError(f"toybox: size {size} is outside {SIZES[0]} .. {SIZES[1]} pixels; choose one inside.")
+    check_size(size)
     toys, owner = compose(Dice(seed, split, index, "compose"), size)
     dice = Dice(seed, split, index, "paint")
     light = cos_sin(dice.integer(TURN))
@@ -333,6 +300,12 @@ def scene(seed: int, split: str, index: int, size: int) -> tuple[Array, list[Ins
     return picture, [_instance(toy, owner == k) for k, toy in enumerate(toys)]
 
 
+def check_size(size: int) -> None:
+    """Raise UserError if no picture of size x size pixels can be drawn."""
+    if not SIZES[0] <= size <= SIZES[1]:
+        raise UserError(f"toybox: size {size} is outside {SIZES[0]} .. {SIZES[1]} pixels; choose one inside.")
+
+
 def _instance(toy: Toy, visible: Array) -> Instance:
     rows, columns = np.flatnonzero(toy.mask.any(1)), np.flatnonzero(toy.mask.any(0))
     box = toy.left + columns[0], toy.top + rows[0], toy.left + columns[-1] + 1, toy.top + rows[-1] + 1
@@ -341,10 +314,11 @@ def _instance(toy: Toy, visible: Array) -> Instance:
 
 def pixel_hash(seed: int, split: str, count: int, size: int) -> str:
     """SHA-256 (hex) over the first `count` pictures of a split and their masks."""
-    return _combine(_digest(*scene(seed, split, index, size)) for index in range(count))
+    return combined(digest(*scene(seed, split, index, size)) for index in range(count))
 
 
-def _digest(picture: Array, instances: Sequence[Instance]) -> str:
+def digest(picture: Array, instances: Sequence[Instance]) -> str:
+    """SHA-256 (hex) of one picture, the classes in it and their masks."""
     whole = hashlib.sha256(picture.tobytes())
     for instance in instances:
         whole.update(instance.category.encode())
@@ -352,163 +326,6 @@ def _digest(picture: Array, instances: Sequence[Instance]) -> str:
     return whole.hexdigest()
 
 
-def _combine(digests: Iterable[str]) -> str:
+def combined(digests: Iterable[str]) -> str:
+    """The pixel hash of pictures whose digests are given in order."""
     return hashlib.sha256("".join(digests).encode()).hexdigest()
-
-
-# --- the data set on disk -------------------------------------------------------------------------------
-
-
-def draw_toybox(out: Path, *, train: int, val: int, size: int, seed: int, workers: int) -> None:
-    """Write `train` and `val` pictures of size x size pixels, with COCO annotations, into the folder `out`:
-
-        annotations/instances_{train,val}.json   train/000001.png ...   val/900001.png ...   toybox.json
-
-    A file is named after its image id. Annotations hold the visible part of each toy as compressed RLE.
-    The folder appears under its name only when it is complete. At most `workers` processes draw (1: this
-    one); the pixels do not depend on how many. Raises UserError for impossible numbers, and when `out` exists
-    and is not empty.
-    """
-    out, counts = Path(out), {"train": train, "val": val}
-    _check(out, counts, size, workers)
-    partial = out.absolute().parent / f".{out.absolute().name}.partial-{os.getpid()}"
-    shutil.rmtree(partial, ignore_errors=True)  # an older run of the same process id
-    try:
-        (partial / "annotations").mkdir(parents=True)
-        jobs = []
-        for split, count in counts.items():
-            (partial / split).mkdir()
-            chunks = [range(i, min(i + CHUNK, count)) for i in range(0, count, CHUNK)]
-            jobs += [(partial, seed, split, chunk, size) for chunk in chunks]
-        drawn = _draw_all(jobs, workers, tqdm(total=train + val, desc="toybox", file=sys.stderr))
-        hashes = {}
-        for split, records in (("train", drawn[:train]), ("val", drawn[train:])):
-            hashes[split] = _combine(record["digest"] for record in records)
-            path = partial / "annotations" / f"instances_{split}.json"
-            path.write_text(json.dumps(_coco(records)), encoding="utf-8")
-        about = {"generator": "toybox", "version": VERSION, "seed": seed, "size": size, **counts}
-        text = json.dumps({**about, "pixel_hash": hashes}, indent=2) + "\n"
-        (partial / "toybox.json").write_text(text, encoding="utf-8")
-        if out.exists():
-            out.rmdir()  # empty: checked above; Windows does not rename onto it
-        os.rename(partial, out)
-    except BaseException:  # Ctrl-C too
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-
-
-def _check(out: Path, counts: dict[str, int], size: int, workers: int) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"toybox: {out} exists and is not empty; choose another folder or remove it first.")
-    if not SIZES[0] <= size <= SIZES[1]:
-        raise UserError(f"toybox: size {size} is outside {SIZES[0]} .. {SIZES[1]} pixels; choose one inside.")
-    for split, most in (("train", FIRST_ID["val"] - 1), ("val", 99_999)):
-        if not 0 <= counts[split] <= most:
-            raise UserError(f"toybox: cannot draw {counts[split]} {split} pictures; choose 0 .. {most}.")
-    if workers < 1:
-        raise UserError(f"toybox: {workers} workers cannot draw; choose 1 or more.")
-
-
-def _draw_all(jobs: list[tuple], workers: int, bar: tqdm) -> list[dict]:
-    """Run the jobs, here or in worker processes, in order; one record a picture."""
-    records = []
-    workers = min(workers, 1 + bar.total // PICTURES_A_WORKER)
-    if workers == 1:
-        with bar:
-            for job in jobs:
-                records += _draw_chunk(job)
-                bar.update(len(job[3]))
-        return records
-    # Spawned, not forked: a fork copies a process in which torch's threads may hold locks.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_ignore_interrupt)
-    try:
-        with bar:
-            for drawn in pool.map(_draw_chunk, jobs):
-                records += drawn
-                bar.update(len(drawn))
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-    return records
-
-
-def _ignore_interrupt() -> None:
-    """Ctrl-C reaches every process of the terminal; the parent alone answers, and stops the workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _draw_chunk(job: tuple[Path, int, str, range, int]) -> list[dict]:
-    """Draw and save some pictures; returns each one's COCO image, annotations and digest."""
-    folder, seed, split, indices, size = job
-    records = []
-    for index in indices:
-        picture, instances = scene(seed, split, index, size)
-        image_id = FIRST_ID[split] + index
-        name = f"{image_id:06d}.png"
-        # Noise has no repetitions to find: plain Huffman coding is faster, and here smaller, than searching.
-        Image.fromarray(picture).save(
-            folder / split / name, compress_level=1, compress_type=zlib.Z_HUFFMAN_ONLY
-        )
-        records.append(
-            {
-                "image": {"id": image_id, "file_name": name, "width": size, "height": size},
-                "annotations": [_annotation(image_id, k, toy) for k, toy in enumerate(instances)],
-                "digest": _digest(picture, instances),
-            }
-        )
-    return records
-
-
-def _annotation(image_id: int, k: int, instance: Instance) -> dict:
-    rle = coco_mask.encode(np.asfortranarray(instance.mask, dtype=np.uint8))
-    return {
-        "id": 10 * image_id + k + 1,  # at most 8 toys a picture: unique over both splits
-        "image_id": image_id,
-        "category_id": CATEGORIES.index(instance.category) + 1,
-        "segmentation": {"size": rle["size"], "counts": rle["counts"].decode("ascii")},
-        "bbox": coco_mask.toBbox(rle).tolist(),
-        "area": int(coco_mask.area(rle)),
-        "iscrowd": 0,
-    }
-
-
-def _coco(records: list[dict]) -> dict:
-    names = [{"id": k + 1, "name": name, "supercategory": "toy"} for k, name in enumerate(CATEGORIES)]
-    return {
-        "info": {"description": "toybox: drawn photographs of a toy box", "version": str(VERSION)},
-        "licenses": [],
-        "categories": names,
-        "images": [record["image"] for record in records],
-        "annotations": [annotation for record in records for annotation in record["annotations"]],
-    }
-
-
-# --- a sheet to look at -----------------------------------------------------------------------------------
-
-OUTLINES = ((255, 59, 48), (52, 199, 89), (0, 122, 255), (255, 204, 0))
-OUTLINES += ((255, 45, 220), (0, 220, 230), (255, 149, 0), (170, 110, 255))
-
-
-def sheet(out_png: Path, seed: int, rows: int, columns: int, size: int) -> None:
-    """Draw rows x columns pairs of val pictures, each beside itself with its masks outlined, into one PNG."""
-    gap = 4
-    page = Image.new("RGB", (columns * (2 * size + 2 * gap) - gap, rows * (size + gap) - gap), "white")
-    for index in range(rows * columns):
-        picture, instances = scene(seed, "val", index, size)
-        left, top = index % columns * (2 * size + 2 * gap), index // columns * (size + gap)
-        page.paste(Image.fromarray(picture), (left, top))
-        page.paste(_outlined(picture, instances), (left + size + 1, top))
-    palette = page.quantize(256)  # a third of the bytes of 24-bit colour
-    page.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG).save(out_png, optimize=True)
-
-
-def _outlined(picture: Array, instances: Sequence[Instance]) -> Image.Image:
-    """The picture in grey, each visible mask tinted, with a light line inside its edge."""
-    red, green, blue = (picture[:, :, channel] * np.float32(0.25) for channel in range(3))
-    grey = np.stack([red + green + blue] * 3, axis=2)
-    for colour, instance in zip(OUTLINES, instances, strict=False):
-        inner = np.pad(instance.mask, 1)
-        inner = inner[:-2, 1:-1] & inner[2:, 1:-1] & inner[1:-1, :-2] & inner[1:-1, 2:]
-        grey[instance.mask] = 0.45 * grey[instance.mask] + 0.55 * np.array(colour)
-        grey[instance.mask & ~inner] = 0.3 * np.array(colour) + 0.7 * 255
-    return Image.fromarray(grey.astype(np.uint8))

@@ -8,6 +8,7 @@ is a group of one, for which each of these functions does nothing.
 from __future__ import annotations
 
 import functools
+import gc
 import os
 import sys
 import warnings
@@ -102,6 +103,9 @@ def processes(device: str = "auto") -> Iterator[Group]:
     yield group
     if mine:
         group.wait()
+        # DistributedDataParallel must be gone before its group: freed later, it would join the group's
+        # threads with Python's lock in its hand, for which one of these threads may be waiting.
+        gc.collect()
         distributed.destroy_process_group()
 
 

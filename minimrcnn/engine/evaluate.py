@@ -362,11 +362,17 @@ def print_table(metrics: dict) -> None:
 
 
 def write_json(path: Path, plain: dict | list) -> None:
-    """Write JSON under a temporary name, then rename: the file is the old one or the new one, whole."""
+    """Write JSON under a temporary name, then rename: the file is the old one or the new one, whole.
+
+    A list goes one entry a line: results are many, and a line can be searched for.
+    """
+    text = json.dumps(plain, indent=2)
+    if isinstance(plain, list):
+        text = "[\n" + ",\n".join(json.dumps(entry) for entry in plain) + "\n]"
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
+        temporary.write_text(text + "\n", encoding="utf-8")
         os.replace(temporary, path)
     except OSError as error:
         raise UserError(

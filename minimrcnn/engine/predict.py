@@ -6,12 +6,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pycocotools.mask as rle_codec
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from minimrcnn.datasets.coco import ClassMap, CocoDataset, read_picture
+from minimrcnn.datasets.coco import ClassMap, CocoDataset, rasterise, read_picture
 from minimrcnn.engine.evaluate import coco_results, inference, run, write_json
 from minimrcnn.errors import UserError
 
@@ -103,9 +102,18 @@ def instances(results: list[dict], class_map: ClassMap) -> dict:
     return {
         "boxes": boxes,
         "labels": [class_map.label(result["category_id"]) for result in results],
-        "masks": [rle_codec.decode(result["segmentation"]) for result in results] if with_masks else None,
+        "masks": [_decode(result["segmentation"]) for result in results] if with_masks else None,
         "scores": [result["score"] for result in results],
     }
+
+
+def _decode(code: dict) -> np.ndarray:
+    """One mask (H, W) uint8 from its RLE."""
+    height, width = code["size"]
+    mask = np.zeros((height, width), np.uint8)
+    crop, (x1, y1, x2, y2) = rasterise(code, width, height)
+    mask[y1:y2, x1:x2] = crop
+    return mask
 
 
 def draw_gallery(model: nn.Module, dataset: CocoDataset, path: Path, *, device: torch.device | str) -> None:

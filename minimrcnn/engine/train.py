@@ -126,14 +126,11 @@ def train(
         check_machine(config, group)
         saved = checkpoint.previous_run(config, dataset.class_map, out, resume)
         group.wait()  # all have looked before the first one writes
-        run = start(config, dataset.class_map, group, saved, began, time_limit)
-        announce(run, len(dataset), time_limit)
-        if run.step < run.steps:
-            if group.first:
-                checkpoint.open_folder(out, config, run.step)
-            train_steps(run, load_from(run, dataset), out, time_limit)
+        steps = run_steps(
+            start(config, dataset.class_map, group, saved, began, time_limit), dataset, out, time_limit
+        )
         group.wait()  # the others may want to read what the first one is still writing
-        group.say(f"trained: {run.step} steps, {out / 'checkpoint.pt'}")
+        group.say(f"trained: {steps} steps, {out / 'checkpoint.pt'}")
 
 
 def check_data(data: Path, group: Group) -> None:
@@ -261,6 +258,16 @@ def announce(run: Run, pictures: int, limit: float | None) -> None:
         say(_short_run(run))
 
 
+def run_steps(run: Run, dataset: CocoDataset, out: Path, limit: float | None) -> int:
+    """All of a run, or what is left of it; returns the number of its steps."""
+    announce(run, len(dataset), limit)
+    if run.step < run.steps:
+        if run.group.first:
+            checkpoint.open_folder(out, run.config, run.step)
+        train_steps(run, load_from(run, dataset), out, limit)
+    return run.step
+
+
 def train_steps(run: Run, loader: DataLoader, out: Path, limit: float | None) -> None:
     """All the steps that are left, with their log lines and checkpoints."""
     path, first, every = out / "checkpoint.pt", run.group.first, run.config.recipe.checkpoint_every
@@ -278,12 +285,13 @@ def train_steps(run: Run, loader: DataLoader, out: Path, limit: float | None) ->
                 stopping |= settle(run, pending.popleft(), log, progress)
             if saving and first:
                 checkpoint.save(path, state_of(run))
-            if stopping or run.step >= run.steps:
+            if run.step >= run.steps:
                 break
-    if stopping and run.step < run.steps:
-        command = resume_command(world=run.group.world)
-        run.group.say(f"stopped after step {run.step} and saved {path}. To go on:\n  {command}")
-        raise KeyboardInterrupt
+            if stopping:
+                command = resume_command(world=run.group.world)
+                run.group.say(f"stopped after step {run.step} and saved {path}. To go on:\n  {command}")
+                run.group.wait()  # torchrun ends all when one has ended: not before the first has saved
+                raise KeyboardInterrupt
 
 
 def train_step(run: Run, images: list[Tensor], targets: list[dict], stop: Stop) -> Record:

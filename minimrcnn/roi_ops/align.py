@@ -73,8 +73,9 @@ def axis(
     if sampling_ratio > 0:
         counts = torch.full_like(low, sampling_ratio, dtype=torch.int64)
     else:
-        # An aligned RoI may be empty or inside out: no points, so that its bins are 0.
-        counts = torch.ceil(length / bins).clamp(min=0).to(torch.int64)
+        # An aligned RoI may be empty or inside out: no points, so that its bins are 0. One that reaches
+        # far over the picture makes do with `most`: counted but not taken, points would lose weight.
+        counts = torch.ceil(length / bins).clamp(0, most).to(torch.int64)
     positions, weights = sample_points(low, length, bins, counts, most)
     return neighbours(positions, weights, size)
 
@@ -104,7 +105,8 @@ def gather_bins(
     height, width = size[:, 0, None, None], size[:, 1, None, None]
     most = sampling_ratio
     if sampling_ratio <= 0:  # as many points as the longest RoI has cells a bin
-        longest = (cells[:, 2:] - cells[:, :2]).amax().item() if len(cells) else 1
+        shifted = cells - 0.5 if aligned else cells  # for the rounding that `axis` will see
+        longest = (shifted[:, 2:] - shifted[:, :2]).amax().item() if len(cells) else 1
         most = max(math.ceil(longest / output_size), 1)
     y, weight_y = axis(cells[:, 1], cells[:, 3], output_size, sampling_ratio, aligned, height, most)
     x, weight_x = axis(cells[:, 0], cells[:, 2], output_size, sampling_ratio, aligned, width, most)
@@ -113,7 +115,7 @@ def gather_bins(
     weight = weight_y[:, :, None, :, None] * weight_x[:, None, :, None, :]
     bags = index.flatten(0, 2).flatten(1), weight.flatten(0, 2).flatten(1).to(table.dtype)
     pooled = F.embedding_bag(bags[0], table, mode="sum", per_sample_weights=bags[1])  # (R * P * P, C)
-    return pooled.view(len(rois), output_size, output_size, -1).permute(0, 3, 1, 2)
+    return pooled.view(len(rois), output_size, output_size, table.shape[1]).permute(0, 3, 1, 2)
 
 
 def roi_align(

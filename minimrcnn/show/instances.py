@@ -16,6 +16,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
+from matplotlib.transforms import Bbox
 from torch import Tensor
 
 from minimrcnn.errors import UserError
@@ -138,40 +139,45 @@ def _label(
 ) -> None:
     """Put each text at its box: inside the picture, and clear of the labels before it."""
     axes.apply_aspect()  # otherwise done when drawing: too late to know how many pixels a letter takes
+    to_canvas = axes.transData  # from here on y grows upwards
     renderer = axes.figure.canvas.get_renderer()
-    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
-    taken: list[tuple[float, float, float, float]] = []
+    frame = axes.get_window_extent()
+    taken: list[Bbox] = []
     for (x1, y1, x2, y2), text, colour in zip(boxes, texts, paint, strict=True):
         if not text:
             continue
         artist = _tag(axes, text, colour, font_size)
-        extent = artist.get_window_extent(renderer).padded(1.5).transformed(axes.transData.inverted())
-        w, h = abs(extent.width), abs(extent.height)
-        if len(boxes) > CROWD and w * h > (x2 - x1) * (y2 - y1):
+        artist.update_bbox_position_size(renderer)
+        ground = artist.get_bbox_patch().get_window_extent(renderer)
+        (left, top), (right, bottom) = to_canvas.transform([(x1 - 0.5, y1 - 0.5), (x2 - 0.5, y2 - 0.5)])
+        hides_more = ground.width * ground.height > (right - left) * (top - bottom)
+        places = _places((left, bottom, right, top), ground.width, ground.height, frame)
+        free = [place for place in places if not any(place.overlaps(other.padded(-1)) for other in taken)]
+        if not free or (len(boxes) > CROWD and hides_more):
             artist.remove()
             continue
-        corners = [
-            (x1, y1 - h),
-            (x1, y1),
-            (x2 - w, y1),
-            (x1, y2),
-            (x1, y2 - h),
-            (x2 - w, y2),
-            (x2 - w, y2 - h),
-        ]
-        places = [
-            (min(max(x, left), max(right - w, left)), min(max(y, top), max(bottom - h, top)))
-            for x, y in corners
-        ]
-        free = [
-            (x, y) for x, y in places if not any(_overlap((x, y, x + w, y + h), other) for other in taken)
-        ]
-        if not free:
-            artist.remove()
-            continue
-        x, y = free[0]
-        taken.append((x, y, x + w, y + h))
-        artist.set_position((x + w / 2, y + h / 2))
+        taken.append(free[0])
+        # The text stands at the data's origin: move it by as much as its ground has to move.
+        moved = to_canvas.transform((0, 0)) + (free[0].min - ground.min)
+        artist.set_position(to_canvas.inverted().transform(moved))
+
+
+def _places(box: tuple[float, float, float, float], w: float, h: float, frame: Bbox) -> list[Bbox]:
+    """Where a label of w x h may stand at a box, the best place first, each pushed into the frame."""
+    left, bottom, right, top = box
+    corners = [
+        (left, top),  # on the box
+        (left, top - h),  # in its corners
+        (right - w, top - h),
+        (left, bottom - h),  # under it
+        (left, bottom),
+        (right - w, bottom),
+    ]
+    inside = [
+        (min(max(x, frame.x0), max(frame.x1 - w, frame.x0)), max(min(y, frame.y1 - h), frame.y0))
+        for x, y in corners
+    ]
+    return [Bbox.from_bounds(x, y, w, h) for x, y in inside]
 
 
 def _tag(axes: Axes, text: str, colour: tuple[float, float, float], font_size: float) -> Text:
@@ -179,21 +185,7 @@ def _tag(axes: Axes, text: str, colour: tuple[float, float, float], font_size: f
     luminance = float(np.dot(colour, (0.299, 0.587, 0.114)))
     ground = {"facecolor": colour, "edgecolor": "none", "pad": 1.0, "alpha": 0.9}
     ink = "black" if luminance > 0.45 else "white"
-    return axes.text(
-        0,
-        0,
-        text,
-        fontsize=font_size,
-        color=ink,
-        ha="center",
-        va="center_baseline",
-        bbox=ground,
-        clip_on=True,
-    )
-
-
-def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+    return axes.text(0, 0, text, fontsize=font_size, color=ink, bbox=ground, clip_on=True)
 
 
 # ---------------------------------------------------------------- a picture of its own
