@@ -121,7 +121,9 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
         "Measure a trained model: COCO's twelve figures for boxes and for masks.\n\n"
         "The data set must name its categories as the model's training data did, by id and name.",
         "  python -m minimrcnn evaluate --run runs/mini --data data/toybox\n"
-        "  python -m minimrcnn evaluate --weights COCO_V1 --data data/coco --out coco.json",
+        "  python -m minimrcnn evaluate --weights COCO_V1 --data data/coco --out coco.json\n"
+        "two GPUs (the -- keeps torchrun from reading --run as its own):\n"
+        "  torchrun --nproc-per-node=2 -m -- minimrcnn evaluate --run runs/coco --data data/coco",
     )
     _add_model(evaluate)
     evaluate.add_argument("--data", type=Path, required=True, metavar="DIR", help="the data set")
@@ -131,7 +133,7 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
         "--batch-size",
         type=_number(int, 1),
         metavar="N",
-        help="pictures at once (default: 4 on a GPU, 1 on a CPU)",
+        help="pictures at once (default: 1 of 800 pixels on a CPU, 4 on a GPU, up to 8 smaller ones)",
     )
     _add_device(evaluate)
 
@@ -313,8 +315,9 @@ def _measure(model: MaskRCNN, dataset: CocoDataset, group: Group, batch_size: in
     from minimrcnn.engine import evaluate
 
     began = time.perf_counter()
-    batch_size = batch_size or (4 if group.device.type == "cuda" else 1)
-    metrics = evaluate.evaluate(model, dataset, batch_size=batch_size, device=group.device)
+    pixels = model.architecture.min_size[-1] * model.architecture.max_size
+    fitting = max(min(800 * 1333 // pixels, 8), 4 if group.device.type == "cuda" else 1)
+    metrics = evaluate.evaluate(model, dataset, batch_size=batch_size or fitting, device=group.device)
     if metrics:
         metrics["seconds"] = {"evaluation": time.perf_counter() - began}
         metrics["machine"] = evaluate.machine(group.device)

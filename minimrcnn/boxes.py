@@ -128,6 +128,7 @@ def nms_by_group(nms: Callable[[Tensor, Tensor, float], Tensor]) -> Callable[...
 
     def grouped(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: float) -> Tensor:
         keep = torch.zeros_like(valid)
+        boxes, scores = boxes.detach(), scores.detach()  # a choice of rows has no gradient
         for image in range(len(boxes)):
             for group in groups[image][valid[image]].unique():
                 rows = (valid[image] & (groups[image] == group)).nonzero()[:, 0]

@@ -152,9 +152,10 @@ def _sample_at_centres(grid: Tensor, box: Tensor, height: int, width: int) -> tu
 def paste(grids: Tensor, boxes: Tensor, height: int, width: int, how: str = "integer") -> Tensor:
     """Grids (N, M, M) over boxes (N, 4) in native pixels to whole pictures (N, height, width)."""
     pictures = grids.new_zeros(len(grids), height, width)
-    for picture, grid, box in zip(pictures, grids, boxes, strict=True):
+    for i, (grid, box) in enumerate(zip(grids, boxes, strict=True)):
         pixels, left, top = place_grid(grid, box, height, width, how)
-        picture[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
+        # Written through an index, not into views of a loop, which autograd does not allow.
+        pictures[i, top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
     return pictures
 
 

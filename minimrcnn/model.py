@@ -138,7 +138,9 @@ class MaskRCNN(nn.Module):
         given = targets or [{}] * len(images)
         ids = torch.tensor([int(t.get("image_id", i)) for i, t in enumerate(given)], dtype=torch.int64)
         sides = transforms.choose_sizes(a.min_size, ids, key, training)
-        return transforms.make_batch(list(images), ids, sides, a.max_size, a.divisor, self.conventions)
+        return transforms.make_batch(
+            list(images), ids, sides, a.max_size, a.divisor, self.conventions, training
+        )
 
     def load_state_dict(self, state_dict: dict[str, Tensor], strict: bool = True, assign: bool = False):
         """As torch's, after translating the older of torchvision's key names."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -57,6 +58,7 @@ def make_batch(
     max_size: int,
     divisor: int,
     conventions: Conventions,
+    training: bool = False,
 ) -> Batch:
     """Resize, normalise and pad a list of (3, H, W) pictures to one batch.
 
@@ -70,12 +72,27 @@ def make_batch(
     ]
     height = math.ceil(max(h for h, _ in shapes) / divisor) * divisor
     width = math.ceil(max(w for _, w in shapes) / divisor) * divisor
+    if training:
+        height, width = common_size(height, width)
     device = images[0].device
     padded = torch.zeros(len(images), 3, height, width, device=device)
     padded = padded.contiguous(memory_format=torch.channels_last)  # (B, 3, H, W)
     for slot, image, shape in zip(padded, images, shapes, strict=True):
         slot[:, : shape[0], : shape[1]] = normalise_and_resize(image, shape, conventions)
     return Batch(padded, to_device(shapes, device), to_device(native, device), native, image_ids.to(device))
+
+
+def common_size(height: int, width: int) -> tuple[int, int]:
+    """The largest height and width of a batch over all processes.
+
+    Padding is part of what a network sees: normalisation counts it and anchors lie on it. Processes that
+    pad alike compute what one process would with the whole batch.
+    """
+    if dist.is_available() and dist.is_initialized():
+        size = torch.tensor([height, width])  # on the CPU, for the host has to know it and no GPU has to wait
+        dist.all_reduce(size, op=dist.ReduceOp.MAX)
+        height, width = size.tolist()
+    return height, width
 
 
 def to_device(rows: list, device: torch.device) -> Tensor:

@@ -34,8 +34,8 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Six pictures; number 2 has no object."""
-    return write_dataset(tmp_path_factory.mktemp("tiny") / "data", empty=(2,))
+    """Six pictures; number 2 has no object, number 6 is flat."""
+    return write_dataset(tmp_path_factory.mktemp("tiny") / "data", empty=(2,), flat=(6,))
 
 
 def torchrun(what, data, out):

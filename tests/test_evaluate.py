@@ -263,3 +263,5 @@ def test_write_json_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.Monke
         evaluate.write_json(path, {"AP": 0.2})
     assert json.loads(path.read_text()) == {"AP": 0.1}
     assert [p.name for p in path.parent.iterdir()] == ["metrics.json"]
+    with pytest.raises(UserError, match=r"cannot write .*below\.json"):
+        evaluate.write_json(path / "below.json", {})

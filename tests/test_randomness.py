@@ -64,7 +64,7 @@ def test_fold_of_tensors_is_that_of_each():
 
 def test_numbers_are_spread_evenly():
     drawn = uniform(fold(0, torch.arange(200)), 1000)  # (200, 1000)
-    assert 0 <= float(drawn.min()) and float(drawn.max()) < 1
+    assert float(drawn.min()) >= 0 and float(drawn.max()) < 1
     # Of 200,000 numbers the mean has a deviation of .29 / 447 = .00065, a tenth of them one of 134.
     assert float(drawn.mean()) == pytest.approx(0.5, abs=0.003)
     assert float(drawn.var()) == pytest.approx(1 / 12, abs=0.002)

@@ -53,18 +53,24 @@ def tiny_config(**recipe: object) -> Config:
     return replace(mini, architecture=architecture, recipe=replace(mini.recipe, **(defaults | recipe)))
 
 
-def write_dataset(folder: Path, pictures: int = 6, empty: tuple[int, ...] = ()) -> Path:
-    """Write pictures with ids 1, 2, ... of one to three rectangles each; those in `empty` have none."""
+def write_dataset(
+    folder: Path, pictures: int = 6, empty: tuple[int, ...] = (), flat: tuple[int, ...] = ()
+) -> Path:
+    """Write pictures with ids 1, 2, ... of one to three rectangles each.
+
+    Those in `empty` have none, those in `flat` are cut to less than half of the height.
+    """
     rng = np.random.default_rng(0)
     (folder / "annotations").mkdir(parents=True)
     (folder / "train").mkdir()
     images, annotations = [], []
     for image_id in range(1, pictures + 1):
+        height = 30 if image_id in flat else SIDE
         canvas = rng.integers(0, 60, (SIDE, SIDE, 3), dtype=np.uint8)
         for _ in range(0 if image_id in empty else 1 + image_id % 3):
             category = int(rng.choice(list(CLASSES)))
             x, y, h = (int(v) for v in rng.integers(2, 24, 3))
-            h += 8
+            h = min(h + 8, height - y)
             w = h if category == 3 else h + 16 if x + h + 16 < SIDE else SIDE - x - 1
             canvas[y : y + h, x : x + w] = rng.integers(120, 255, 3)
             polygon = [x, y, x + w, y, x + w, y + h, x, y + h]
@@ -79,8 +85,8 @@ def write_dataset(folder: Path, pictures: int = 6, empty: tuple[int, ...] = ()) 
                     "segmentation": [polygon],
                 }
             )
-        Image.fromarray(canvas).save(folder / "train" / f"{image_id}.png")
-        images.append({"id": image_id, "file_name": f"{image_id}.png", "width": SIDE, "height": SIDE})
+        Image.fromarray(canvas[:height]).save(folder / "train" / f"{image_id}.png")
+        images.append({"id": image_id, "file_name": f"{image_id}.png", "width": SIDE, "height": height})
     content = {
         "images": images,
         "annotations": annotations,

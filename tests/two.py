@@ -21,13 +21,14 @@ from minimrcnn.datasets.coco import CocoDataset, find_split
 from minimrcnn.engine import train
 from minimrcnn.engine.distributed import Group, processes
 
-# Image ids of whole batches. 2 has no object; rank 1 of 2 gets every second one.
+# Image ids of whole batches. 2 has no object, 6 is flat; rank 1 of 2 gets every second one.
 BATCHES = {
     "objects in both": [1, 3, 4, 5],
     "rank 1 without objects": [1, 2],
     "rank 0 without objects": [2, 1, 2, 3],
     "no objects at all": [2, 2],
     "three pictures for two": [1, 3, 5],
+    "other sizes in rank 1": [1, 6, 3, 6],
 }
 
 

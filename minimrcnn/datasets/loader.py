@@ -149,8 +149,9 @@ def _unpack(target: dict) -> dict:
 
 
 def _start_worker(_: int) -> None:
-    """Leaves Ctrl-C to the main process, which ends its workers in order; one thread a worker."""
+    """Leaves signals to the main process, which ends its workers in order; one thread a worker."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a cluster sends it to the whole process group
     torch.set_num_threads(1)
 
 

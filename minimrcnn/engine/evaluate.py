@@ -369,14 +369,13 @@ def write_json(path: Path, plain: dict | list) -> None:
     text = json.dumps(plain, indent=2)
     if isinstance(plain, list):
         text = "[\n" + ",\n".join(json.dumps(entry) for entry in plain) + "\n]"
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_text(text + "\n", encoding="utf-8")
         os.replace(temporary, path)
     except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror or error}. Make room or choose another path."
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        why = error.strerror or error
+        raise UserError(f"cannot write {path}: {why}. Make room or choose another path.") from error
