@@ -9,9 +9,12 @@
 
 from __future__ import annotations
 
-from minimrcnn.model import MaskRCNN, Output
-from minimrcnn.parts import Parts, per_image
-from minimrcnn.weights import named_model
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from minimrcnn.model import MaskRCNN, Output
+    from minimrcnn.parts import Parts, per_image
 
 __all__ = [
     "MaskRCNN",
@@ -26,6 +29,21 @@ __all__ = [
     "per_image",
 ]
 __version__ = "0.1.0"
+
+_HOME = {"MaskRCNN": "model", "Output": "model", "Parts": "parts", "per_image": "parts"}
+
+
+def __getattr__(name: str) -> object:
+    """Import a class when it is first asked for: `--help` need not wait seconds for torch."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'minimrcnn' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"minimrcnn.{_HOME[name]}"), name)
+
+
+def _named(name: str, *arguments: object, **changes: object) -> MaskRCNN:
+    from minimrcnn.weights import named_model
+
+    return named_model(name, *arguments, **changes)
 
 
 def maskrcnn_resnet50_fpn(
@@ -46,28 +64,28 @@ def maskrcnn_resnet50_fpn(
     Raises:
         UserError: the weights are neither in torch hub's cache nor to be fetched.
     """
-    return named_model("maskrcnn_resnet50_fpn", weights, weights_backbone, conventions, **changes)
+    return _named("maskrcnn_resnet50_fpn", weights, weights_backbone, conventions, **changes)
 
 
 def maskrcnn_resnet101_fpn(
     *, weights_backbone: str | None = None, conventions: str = "torchvision", **changes: object
 ) -> MaskRCNN:
     """Mask R-CNN with ResNet-101 and FPN (paper, Table 2a). Arguments as `maskrcnn_resnet50_fpn`."""
-    return named_model("maskrcnn_resnet101_fpn", None, weights_backbone, conventions, **changes)
+    return _named("maskrcnn_resnet101_fpn", None, weights_backbone, conventions, **changes)
 
 
 def maskrcnn_resnext101_64x4d_fpn(
     *, weights_backbone: str | None = None, conventions: str = "torchvision", **changes: object
 ) -> MaskRCNN:
     """Mask R-CNN with the paper's ResNeXt-101 (footnote 3). Arguments as `maskrcnn_resnet50_fpn`."""
-    return named_model("maskrcnn_resnext101_64x4d_fpn", None, weights_backbone, conventions, **changes)
+    return _named("maskrcnn_resnext101_64x4d_fpn", None, weights_backbone, conventions, **changes)
 
 
 def maskrcnn_resnext101_32x8d_fpn(
     *, weights_backbone: str | None = None, conventions: str = "torchvision", **changes: object
 ) -> MaskRCNN:
     """Mask R-CNN with detectron2's ResNeXt-101. Arguments as `maskrcnn_resnet50_fpn`."""
-    return named_model("maskrcnn_resnext101_32x8d_fpn", None, weights_backbone, conventions, **changes)
+    return _named("maskrcnn_resnext101_32x8d_fpn", None, weights_backbone, conventions, **changes)
 
 
 def fasterrcnn_resnet50_fpn(
@@ -78,7 +96,7 @@ def fasterrcnn_resnet50_fpn(
     **changes,
 ) -> MaskRCNN:
     """The same without a mask branch: Faster R-CNN. Arguments as `maskrcnn_resnet50_fpn`."""
-    return named_model("fasterrcnn_resnet50_fpn", weights, weights_backbone, conventions, **changes)
+    return _named("fasterrcnn_resnet50_fpn", weights, weights_backbone, conventions, **changes)
 
 
 def mini(*, weights: str | None = None, conventions: str = "torchvision", **changes: object) -> MaskRCNN:
@@ -89,4 +107,4 @@ def mini(*, weights: str | None = None, conventions: str = "torchvision", **chan
             eval mode, no network needed), or None.
         conventions, changes: as `maskrcnn_resnet50_fpn`.
     """
-    return named_model("mini", weights, None, conventions, **changes)
+    return _named("mini", weights, None, conventions, **changes)

@@ -20,10 +20,10 @@ PIXEL = 1e-3  # of box corners
 SCORE = 1e-4  # of scores
 
 
-def picture(height: int, width: int, seed: int) -> Tensor:
-    """Coloured blobs with a little noise, float 0..1: (3, height, width)."""
+def picture(height: int, width: int, seed: int, blob: int = 20) -> Tensor:
+    """Coloured blobs of about `blob` px with a little noise, float 0..1: (3, height, width)."""
     generator = torch.Generator().manual_seed(seed)
-    coarse = torch.rand(1, 3, height // 20 + 2, width // 20 + 2, generator=generator)
+    coarse = torch.rand(1, 3, height // blob + 2, width // blob + 2, generator=generator)
     blobs = F.interpolate(coarse, size=(height, width), mode="bicubic", align_corners=False)[0]
     return (blobs + 0.1 * torch.rand(3, height, width, generator=generator)).clamp(0, 1)
 
@@ -57,7 +57,7 @@ def torchvision_model(pictures: list[Tensor], seed: int = 0, **arguments) -> Tor
 SPREAD = {  # standard deviation of a layer's output; 1 where nothing is said
     "rpn.head.cls_logits": 2.0,
     "rpn.head.bbox_pred": 0.05,
-    "roi_heads.box_predictor.cls_score": 1.5,
+    "roi_heads.box_predictor.cls_score": 1.2,
     "roi_heads.box_predictor.bbox_pred": 0.5,
 }
 

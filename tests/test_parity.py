@@ -63,7 +63,7 @@ def both(models):
 @pytest.fixture(scope="module")
 def full_size():
     """One picture at 800 px with the default counts; its short side of 388 comes out as 799."""
-    pictures = [picture(388, 500, 3)]
+    pictures = [picture(388, 500, 3, blob=8)]
     theirs = torchvision_model(pictures)
     return stages_of_both(theirs, our_model(theirs), pictures)
 
@@ -128,8 +128,10 @@ class Stages:
         for ours, theirs in zip(run.detections, run.theirs["finished"], strict=True):
             row = pairing(ours["boxes"], theirs["boxes"])
             ours, theirs = ours["masks"][row] > 0.5, theirs["masks"] > 0.5
-            assert 0.01 < theirs.float().mean() < 0.99
+            assert theirs.sum() > 10_000
             assert (ours == theirs).float().mean() >= 0.9999
+            # Most of a picture is background on both sides: of the masks' own pixels too few may differ.
+            assert (ours != theirs).sum() <= 1e-3 * theirs.sum()
 
 
 class TestTwoPictures(Stages):
