@@ -24,7 +24,7 @@ lab: .venv/installed
 	$(PY) -m jupyterlab notebooks
 
 data/toybox: | .venv/installed
-	$(PY) -m minimrcnn data toybox --out $@ --train 1000 --val 200 --size 256 --seed 0
+	$(PY) -m minimrcnn data toybox --out $@ --train 2000 --val 200 --size 192 --seed 0
 
 .venv/installed: requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'

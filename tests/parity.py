@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
@@ -189,3 +190,30 @@ def chosen_rows(samples: Samples, to_theirs: list[Tensor] | None = None) -> list
         pair = index[positive & valid], index[~positive & valid]
         rows.append(tuple(to_theirs[i][p] for p in pair) if to_theirs else pair)
     return rows
+
+
+def losses_of_both(ours, theirs, pictures, targets) -> SimpleNamespace:
+    """The losses of both models, in train mode, on the samples that ours chooses."""
+    keep = ("train_proposals", "rpn_samples", "roi_samples", "roi_candidates", "mask_targets")
+    output = ours.train().run(pictures, targets, losses=True, keep=keep, key=7)
+    stages, dtype = output.stages, next(theirs.parameters()).dtype
+    theirs.train()
+    batch, resized = theirs.transform(pictures, targets)
+    batch.tensors = batch.tensors.to(dtype)
+    resized = [t | {"boxes": t["boxes"].to(dtype)} for t in resized]
+    features = theirs.backbone(batch.tensors)
+    theirs.rpn.fg_bg_sampler = SameSamples(chosen_rows(stages["rpn_samples"]))
+    reference, their_losses = theirs.rpn(batch, features, resized)
+    proposals, to_theirs = stages["train_proposals"], []
+    for i, boxes in enumerate(reference):
+        row = pairing(proposals.boxes[i][proposals.valid[i]].to(dtype), boxes)
+        # Ours: padded proposals, then padded ground truth. Theirs: proposals, then ground truth.
+        rows = torch.full((stages["roi_candidates"].shape[1],), -1)
+        rows[row] = torch.arange(len(boxes))
+        number = len(targets[i]["boxes"])
+        rows[proposals.valid.shape[1] :][:number] = len(boxes) + torch.arange(number)
+        to_theirs.append(rows)
+    theirs.roi_heads.fg_bg_sampler = SameSamples(chosen_rows(stages["roi_samples"], to_theirs))
+    _, head_losses = theirs.roi_heads(features, reference, batch.image_sizes, resized)
+    ours.eval(), theirs.eval()
+    return SimpleNamespace(ours=output.losses, theirs=head_losses | their_losses, stages=stages)

@@ -194,6 +194,8 @@ def test_field_level_epsilon():
         levels = [roi_ops.assign_levels(box, 4, 224.0, c.level_epsilon).item() for c in only("level_epsilon")]
         found.append([2 + level for level in levels])
     assert found == [[3, 2, 3], [2, 2, 3], [2, 2, 2]]
+    # float32 cannot tell 1e-8 inside from 1e-8 outside; detectron2's poolers.py has it inside.
+    assert CONVENTIONS["detectron2"].level_epsilon == ("inside", 1e-8)
 
 
 def crop(conventions: Conventions, features: torch.Tensor, roi: list[float]) -> float:

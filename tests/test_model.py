@@ -11,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from little import LITTLE, little_model, scene
 
+import minimrcnn
+from minimrcnn.randomness import uniform
 from minimrcnn.structures import MaskCrops, flatten_rois
 
 TERMS = ["loss_box_reg", "loss_classifier", "loss_mask", "loss_objectness", "loss_rpn_box_reg"]
@@ -179,6 +181,15 @@ def test_samples_depend_on_key_and_image_id_alone(model):
 
 
 @torch.no_grad()
+def test_anchors_and_proposals_draw_different_numbers(model, monkeypatch):
+    keys = []
+    for module in (minimrcnn.rpn, minimrcnn.model):
+        monkeypatch.setattr(module, "uniform", lambda key, count: keys.append(key) or uniform(key, count))
+    model.run(*scene(), losses=True, key=3)
+    assert len(keys) == 2 and not bool((keys[0] == keys[1]).any())
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("anchor_stride", ["torchvision", "detectron2"])
 def test_padding_changes_nothing_but_what_the_conventions_say(anchor_stride):
     """A picture beside a larger one: proposals never leave it, and masks and boxes keep their place."""
@@ -261,14 +272,15 @@ def test_a_short_side_is_drawn_for_each_picture_and_step():
     model = little_model(min_size=(64, 80, 96), max_size=400)
     images, targets = scene(((96, 96),) * 6, (1,) * 6)
 
-    def sides(key: int, **what) -> list[int]:
-        batch = model.run(images, targets, keep=("batch",), key=key, **what).stages["batch"]
-        return batch.sizes[:, 0].tolist()
+    def sides(key: int) -> list[int]:
+        return model.make_batch(images, targets, True, key).sizes[:, 0].tolist()
 
-    drawn = [side for key in range(4) for side in sides(key, losses=True)]
-    assert set(drawn) == {64, 80, 96}
-    assert sides(1, losses=True) == sides(1, losses=True)
-    assert sides(1, detections=True) == [96] * 6
+    assert {side for key in range(4) for side in sides(key)} == {64, 80, 96}
+    assert sides(1) == sides(1)
+    in_training = model.run(images[:2], targets[:2], losses=True, keep=("batch",), key=1)
+    assert in_training.stages["batch"].sizes[:, 0].tolist() == sides(1)[:2]
+    in_test = model.run(images[:2], detections=True, keep=("batch",), key=1)
+    assert in_test.stages["batch"].sizes[:, 0].tolist() == [96, 96]
 
 
 def test_more_candidates_than_the_cap_warns(model):
@@ -319,82 +331,6 @@ def test_change_reaches_every_stage():
     output = model.run(scene()[0], detections=True, keep=("proposals",))
     assert output.stages["proposals"].boxes.shape[1] == 5
     assert [len(d["boxes"]) for d in output.detections] == [0, 0]
-
-
-# -- the door ------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("images", "error", "message"),
-    [
-        ([], ValueError, "at least one"),
-        (torch.rand(3, 40, 40), ValueError, "want a list"),
-        ([torch.rand(3, 40, 40), torch.rand(1, 40, 40)], ValueError, r"images\[1\].*\(1, 40, 40\)"),
-        ([torch.rand(40, 40)], ValueError, r"images\[0\].*\(40, 40\)"),
-        ([torch.rand(3, 0, 40)], ValueError, r"images\[0\].*\(3, 0, 40\)"),
-        (["cat.jpg"], ValueError, r"images\[0\].*got str"),
-        ([torch.zeros(3, 40, 40, dtype=torch.int64)], TypeError, r"images\[0\].*int64"),
-        ([torch.rand(3, 40, 40), torch.full((3, 40, 40), math.nan)], ValueError, r"images\[1\].*NaN"),
-        ([torch.full((3, 40, 40), math.inf)], ValueError, r"images\[0\].*Inf"),
-        ([torch.rand(3, 40, 40) * 255], ValueError, r"images\[0\].*0\.\.1"),
-        ([torch.rand(3, 40, 40) * 4 - 2], ValueError, r"images\[0\].*subtracts the mean"),
-        (
-            [torch.rand(3, 40, 40), torch.rand(3, 40, 40, device="meta")],
-            ValueError,
-            r"images\[1\] is on meta",
-        ),
-    ],
-)
-def test_pictures_are_checked(model, images, error, message):
-    with pytest.raises(error, match=message):
-        model.run(images, detections=True)
-
-
-def broken(**changes):
-    """The second of two targets changed; a value of None takes its key away."""
-    images, targets = scene()
-    targets[1] = {k: v for k, v in (targets[1] | changes).items() if v is not None}
-    return images, targets
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"boxes": None}, r"targets\[1\] has no 'boxes'.*'labels'"),
-        ({"labels": None}, r"targets\[1\] has no 'labels'"),
-        ({"masks": None}, r"targets\[1\] has no 'masks'"),
-        ({"boxes": torch.rand(2, 5)}, r"targets\[1\]\['boxes'\].*\(2, 5\)"),
-        ({"boxes": torch.ones(2, 4, dtype=torch.int64)}, r"targets\[1\]\['boxes'\].*int64"),
-        ({"boxes": [[1, 2, 3, 4]]}, r"targets\[1\]\['boxes'\].*got list"),
-        ({"labels": torch.ones(3, dtype=torch.int64)}, r"targets\[1\]\['labels'\].*\(3,\)"),
-        ({"labels": torch.ones(2)}, r"targets\[1\]\['labels'\].*float32"),
-        ({"labels": [1, 2]}, r"targets\[1\]\['labels'\].*got list"),
-        ({"masks": torch.ones(2, 80, 71)}, r"targets\[1\]\['masks'\].*\(2, 80, 70\).*\(2, 80, 71\)"),
-        ({"masks": torch.ones(3, 80, 70)}, r"targets\[1\]\['masks'\].*\(3, 80, 70\)"),
-        ({"masks": [1, 2]}, r"targets\[1\]\['masks'\].*got list"),
-        ({"masks": MaskCrops.from_dense(torch.ones(3, 80, 70))}, r"targets\[1\]\['masks'\].*want 2.*got 3"),
-        (
-            {"boxes": torch.tensor([[1.0, 1, 9, 9], [30, 30, 10, 12]])},
-            r"targets\[1\]\['boxes'\]\[1\] = \[30.*not \(x, y, width, height\)",
-        ),
-        ({"boxes": torch.tensor([[5.0, 5, 5, 9], [1, 1, 9, 9]])}, r"\['boxes'\]\[0\].*x1 < x2"),
-        ({"boxes": torch.tensor([[1.0, 1, 9, math.nan], [1, 1, 9, 9]])}, r"\['boxes'\]\[0\].*finite"),
-        ({"boxes": torch.tensor([[1.0, 1, 9, math.inf], [1, 1, 9, 9]])}, r"\['boxes'\]\[0\].*finite"),
-        ({"labels": torch.tensor([1, 0])}, r"\['labels'\]\[1\] = 0.*background"),
-        ({"labels": torch.tensor([4, 1])}, r"\['labels'\]\[0\] = 4: want 1\.\.3"),
-    ],
-)
-def test_targets_are_checked(model, changes, message):
-    with pytest.raises(ValueError, match=message):
-        model.run(*broken(**changes), losses=True)
-
-
-def test_targets_must_be_there_and_one_a_picture(model):
-    images, targets = scene()
-    with pytest.raises(ValueError, match="2 images but 1 targets"):
-        model.run(images, targets[:1], losses=True)
-    with pytest.raises(ValueError, match="losses need targets"):
-        model.run(images, losses=True)
 
 
 # -- the flat list of regions --------------------------------------------------------------------------

@@ -180,10 +180,9 @@ def run(chosen: Parts):
     """Losses with gradients, and detections, on pictures of which one has no objects."""
     images, targets = scene(((96, 120), (80, 70), (64, 64)), (3, 2, 0))
     # Few and small: the student's loops take seconds as it is.
-    model = little_model(
-        parts=chosen, rpn_pre_nms=(15, 10), rpn_post_nms_train=12, rpn_post_nms_test=8, roi_samples=12
-    )
-    model.change(anchor_sizes=(24, 40, 60, 90, 120), detections=4, box_pool=7)
+    counts = {"rpn_pre_nms": (15, 10), "rpn_post_nms_train": 12, "rpn_post_nms_test": 8, "roi_samples": 12}
+    sizes = {"anchor_sizes": (24, 40, 60, 90, 120), "box_pool": 3, "mask_pool": 4, "detections": 4}
+    model = little_model(parts=chosen, **counts, **sizes)
     output = model.run(images, targets, losses=True, detections=True, key=3)
     sum(output.losses.values()).backward()
     return output, {n: p.grad for n, p in model.named_parameters()}

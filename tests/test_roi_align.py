@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torchvision.ops.poolers import LevelMapper, MultiScaleRoIAlign
 
 from minimrcnn import roi_ops
+from minimrcnn.roi_ops.align import axis
 
 seeds = st.integers(0, 2**31 - 1)
 
@@ -109,6 +110,19 @@ def test_one_bin_by_hand():
     assert roi_ops.roi_align(features, roi, 1, 0.25, 2, True).item() == pytest.approx(1.5 + 10 * 2.5)
 
 
+@pytest.mark.parametrize("aligned", [False, True])
+@pytest.mark.parametrize(
+    ("place", "wanted"), [(-1.25, 0), (-1, 2), (-0.5, 2), (5, 7), (5.5, 7), (6, 7), (6.25, 0)]
+)
+def test_up_to_one_cell_outside_the_border_counts(place, wanted, aligned):
+    """A map of 6 columns from 2 to 7, read at one point."""
+    features = torch.arange(2.0, 8).expand(1, 1, 6, 6)
+    x = place + 0.5 * aligned
+    roi = torch.tensor([[0, x - 1, 2.0, x + 1, 4]])
+    assert roi_ops.roi_align(features, roi, 1, 1.0, 1, aligned).item() == wanted
+    assert torchvision.ops.roi_align(features, roi, 1, 1.0, 1, aligned).item() == wanted
+
+
 # -- pyramid -------------------------------------------------------------------------------------------
 
 
@@ -182,3 +196,10 @@ def test_half_precision_features_keep_their_dtype(sampling_ratio):
     assert crops.dtype == torch.bfloat16
     # bfloat16 has 8 bits: values up to 3 are known to 2**-7.
     torch.testing.assert_close(crops.float(), exact, rtol=2**-6, atol=2**-6)
+
+
+def test_a_roi_that_asks_for_too_many_points_keeps_its_weight():
+    """Where the number of points is fixed beforehand, a longer RoI takes fewer, not a part of them."""
+    index, weight = axis(torch.tensor([0.0]), torch.tensor([70.0]), 7, 0, False, torch.tensor(80), most=4)
+    assert index.shape == weight.shape == (1, 7, 8)
+    torch.testing.assert_close(weight.sum(dim=2), torch.ones(1, 7))

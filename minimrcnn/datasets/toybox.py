@@ -28,11 +28,12 @@ from minimrcnn.datasets.toybox_shapes import ENGRAVINGS, SHAPES, TURN, Array, Kn
 from minimrcnn.errors import UserError
 
 CATEGORIES = tuple(SHAPES)  # COCO category id = index + 1
-MIN_VISIBLE = 0.3  # An annotated toy shows at least this part of itself ...
+MIN_VISIBLE = 0.5  # An annotated toy shows at least this part of itself ...
 MIN_PIXELS = 40  # ... and this many pixels. Toys that would show less are never put into the picture.
 SIZES = (48, 4096)  # Pictures smaller than this have no room for two toys of MIN_PIXELS.
 COUNTS = (2, 2, 3, 3, 3, 4, 4, 4, 5, 5, 6, 7, 8)  # toys in a picture; 3 % of the pictures have none
 # Square roots of areas at size 256: COCO's small, medium, large.
+USUAL_HUES = ("ring", "star", "key", "leaf", "gear", "cup", "arrow", "crescent")  # round the colour circle
 SIDES = ((21, 31), (34, 90), (34, 90), (104, 150), (104, 150))
 
 
@@ -186,11 +187,20 @@ def _contrast(a: Colour, b: Colour) -> float:
     return math.sqrt(0.25 * red * red + 0.5 * green * green + 0.25 * blue * blue)
 
 
-def _toy_colour(dice: Dice, grounds: Sequence[Colour], others: Sequence[Colour]) -> Colour:
-    """A colour, from the same dice for every class, that stands out from the ground and from other toys."""
+def _toy_colour(dice: Dice, category: str, grounds: Sequence[Colour], others: Sequence[Colour]) -> Colour:
+    """A colour that stands out from the ground and from other toys.
+
+    Most toys wear their kind's usual hue, the others any: colour is a hint that sometimes lies, and a
+    model that trusts it alone is wrong about one toy in seven.
+    """
+    usual = dice.chance(0.85)
+    middle = 6 * USUAL_HUES.index(category) / len(USUAL_HUES)
     best, best_score = (0.0, 0.0, 0.0), -1.0
     for _ in range(24):
-        if dice.chance(0.15):
+        if usual:
+            position = (middle + dice.uniform(-0.28, 0.28)) % 6
+            colour = hue(position, dice.uniform(0.55, 0.92), dice.uniform(0.5, 0.98))
+        elif dice.chance(0.15):
             colour = hue(dice.uniform(0, 6), dice.uniform(0, 0.12), dice.uniform(0.15, 0.97))
         else:
             colour = hue(dice.uniform(0, 6), dice.uniform(0.45, 0.88), dice.uniform(0.45, 0.98))
@@ -293,9 +303,10 @@ def scene(seed: int, split: str, index: int, size: int) -> tuple[Array, list[Ins
     for toy in toys:
         length = dice.uniform(0.1, 0.2) * min(toy.radius, 0.2 * size)
         _cast_shadow(canvas, toy, (round(-length * light[1]), round(-length * light[0])))
-        pair = _toy_colour(dice, grounds, colours), _toy_colour(dice, grounds, colours)
-        _paint(canvas, toy, dice, light, pair)
-        colours.append(pair[0])
+        first = _toy_colour(dice, toy.category, grounds, colours)
+        second = _toy_colour(dice, CATEGORIES[dice.integer(len(CATEGORIES))], grounds, [*colours, first])
+        _paint(canvas, toy, dice, light, (first, second))
+        colours.append(first)
     picture = _photograph(Dice(seed, split, index, "camera"), canvas, light)
     return picture, [_instance(toy, owner == k) for k, toy in enumerate(toys)]
 

@@ -10,7 +10,7 @@ import hashlib
 
 import numpy as np
 
-VERSION = 1  # Part of every random seed: a change of the generator must change it and the committed hash.
+VERSION = 2  # Part of every random seed: a change of the generator must change it and the committed hash.
 
 
 class Dice:
