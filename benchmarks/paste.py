@@ -11,7 +11,7 @@ from pycocotools import mask as coco_mask
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from benchmarks.common import interleaved, start
-from minimrcnn.masks import encode_grids
+from minimrcnn.pasting import encode_grids
 
 HEIGHT, WIDTH, COUNT = 800, 1216, 100
 

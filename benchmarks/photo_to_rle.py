@@ -14,7 +14,7 @@ from pycocotools import mask as coco_mask
 
 import minimrcnn
 from benchmarks.common import interleaved, photo, start, torchvision_resnet50
-from minimrcnn.masks import encode_grids
+from minimrcnn.pasting import encode_grids
 
 SIZE = (480, 640)  # resized to 800 x 1066 by both
 

@@ -32,7 +32,7 @@ from minimrcnn.backbone import Backbone
 from minimrcnn.config import ARCHITECTURES, CONVENTIONS
 from minimrcnn.datasets.coco import CocoDataset, Request, find_split
 from minimrcnn.engine.evaluate import coco_metrics
-from minimrcnn.masks import encode_grids
+from minimrcnn.pasting import encode_grids
 
 
 class NamedPyramid(nn.Module):

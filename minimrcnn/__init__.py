@@ -13,8 +13,9 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from minimrcnn.lifting import per_image
     from minimrcnn.model import MaskRCNN, Output
-    from minimrcnn.parts import Parts, per_image
+    from minimrcnn.parts import Parts
 
 __all__ = [
     "MaskRCNN",
@@ -30,7 +31,7 @@ __all__ = [
 ]
 __version__ = "0.1.0"
 
-_HOME = {"MaskRCNN": "model", "Output": "model", "Parts": "parts", "per_image": "parts"}
+_HOME = {"MaskRCNN": "model", "Output": "model", "Parts": "parts", "per_image": "lifting"}
 
 
 def __getattr__(name: str) -> object:

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from minimrcnn.config import CONFIGS
 from minimrcnn.errors import UserError
+from minimrcnn.recipes import CONFIGS
 
 if TYPE_CHECKING:
     from minimrcnn.datasets.coco import ClassMap, CocoDataset

@@ -1,4 +1,4 @@
-"""Every number of the project: conventions, architectures, training recipes.
+"""Every number of the model: conventions and architectures. Those of its training are in recipes.py.
 
 Paper = He et al. 2017 (arXiv 1703.06870v3). TV = torchvision 0.26. D2 = detectron2. D1 = Detectron,
 the authors' own code, whose value stands in the preset `paper` wherever the paper is silent.
@@ -6,7 +6,7 @@ the authors' own code, whose value stands in the preset `paper` wherever the pap
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
@@ -162,90 +162,5 @@ ARCHITECTURES = {
         head_norm="group",
         min_size=(192,),
         max_size=192,
-    ),
-}
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a model is trained. Learning rates are for `base_batch` pictures and scale with the batch."""
-
-    optimizer: str = "sgd"  # or "adamw"
-    lr: float = 0.02
-    base_batch: int = 16  # the linear rule: lr * batch_size / base_batch (Goyal et al. 2017)
-    batch_size: int = 16  # pictures a step, over all processes
-    steps: int = 90_000
-    schedule: str = "steps"  # or "cosine"
-    milestones: tuple[float, ...] = (60 / 90, 80 / 90)  # of `steps`; each divides the rate by 10
-    warmup: int = 1000  # steps of linear warm-up from lr / 1000
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    norm_weight_decay: float = 1e-4  # of normalisation layers' own parameters
-    clip: float = 0.0  # largest norm of the whole gradient; 0: no clipping
-    amp: str = "off"  # or "bf16", "fp16"
-    channels_last: bool = True
-    compile: bool = False  # torch.compile of backbone, FPN and RPN head
-    hflip: float = 0.5
-    vflip: float = 0.0
-    seed: int = 0
-    workers: int = 2
-    checkpoint_every: int = 1000  # steps
-
-
-@dataclass(frozen=True)
-class Config:
-    """One named way to train: what, how, and by whose conventions."""
-
-    architecture: Architecture = field(default_factory=Architecture)
-    conventions: Conventions = field(default_factory=Conventions)
-    recipe: Recipe = field(default_factory=Recipe)
-    backbone_weights: str = "IMAGENET1K_V1"  # or "none"
-
-
-_COCO_EPOCH = 118_287 / 16  # steps
-_R50 = ARCHITECTURES["maskrcnn_resnet50_fpn"]
-# The backbone's weights come from torchvision, so the picture and the stride must be what they know.
-_TORCHVISION_BACKBONE = {
-    "channel_order": "rgb",
-    "mean": Conventions.mean,
-    "std": Conventions.std,
-    "stride_in_1x1": False,
-}
-CONFIGS = {
-    "mini": Config(
-        ARCHITECTURES["mini"],
-        CONVENTIONS["torchvision"],
-        Recipe(
-            optimizer="adamw",
-            lr=1.5e-3,
-            base_batch=4,
-            batch_size=4,
-            steps=1500,
-            schedule="cosine",
-            warmup=50,
-            weight_decay=0.05,
-            norm_weight_decay=0.0,
-            clip=5.0,
-            checkpoint_every=200,
-        ),
-        backbone_weights="none",
-    ),
-    # references/detection: 26 epochs, a tenth at 16 and 22, batch 8 x 2, lr .02
-    "torchvision": Config(
-        _R50,
-        CONVENTIONS["torchvision"],
-        Recipe(steps=round(26 * _COCO_EPOCH), milestones=(16 / 26, 22 / 26)),
-    ),
-    # section 3.1: 160k steps of 16 pictures, lr .02, a tenth at 120k
-    "paper": Config(
-        _R50,
-        replace(CONVENTIONS["paper"], **_TORCHVISION_BACKBONE),
-        Recipe(steps=160_000, milestones=(0.75,)),
-    ),
-    # mask_rcnn_R_50_FPN_1x: 90k steps, a tenth at 60k and 80k, short side 640..800
-    "detectron2": Config(
-        replace(_R50, min_size=(640, 672, 704, 736, 768, 800)),
-        replace(CONVENTIONS["detectron2"], **_TORCHVISION_BACKBONE),
-        Recipe(norm_weight_decay=0.0),
     ),
 }

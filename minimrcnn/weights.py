@@ -19,11 +19,12 @@ from torchvision.models._api import WeightsEnum
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights, MaskRCNN_ResNet50_FPN_Weights
 
 from minimrcnn.backbone import FrozenBatchNorm2d
-from minimrcnn.config import ARCHITECTURES, CONVENTIONS, Architecture, Config, Conventions
+from minimrcnn.config import ARCHITECTURES, CONVENTIONS, Architecture, Conventions
 from minimrcnn.datasets.coco import ClassMap
 from minimrcnn.errors import UserError
 from minimrcnn.key_names import modern_names
 from minimrcnn.model import MaskRCNN
+from minimrcnn.recipes import Config
 
 TOYBOX = Path(__file__).parent / "assets" / "mini_toybox.pt"
 

@@ -10,7 +10,7 @@ import torch
 from little import LITTLE, little_model, scene
 
 import minimrcnn.model
-from minimrcnn import boxes, losses, masks, roi_ops, transforms
+from minimrcnn import boxes, losses, masks, pasting, roi_ops, transforms
 from minimrcnn.anchors import cell_anchors, grid_anchors
 from minimrcnn.backbone import STRIDES, ResNet
 from minimrcnn.config import CONVENTIONS, Conventions
@@ -283,6 +283,7 @@ def test_field_paste():
     # with x2 - x1 + 1. "exact": the pixels whose centres lie in the box, 2.5 to 5.5.
     box = torch.tensor([[2.0, 2, 6, 6]])
     pixels = [
-        (masks.paste(torch.ones(1, 28, 28), box, 10, 10, c.paste) >= 0.5).sum().item() for c in only("paste")
+        (pasting.paste(torch.ones(1, 28, 28), box, 10, 10, c.paste) >= 0.5).sum().item()
+        for c in only("paste")
     ]
     assert pixels == [36, 16, 36]

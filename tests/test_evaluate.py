@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from truth import CATEGORIES, OBJECTS, Oracle, detections, write_dataset
 
-from minimrcnn import masks
+from minimrcnn import pasting
 from minimrcnn.datasets.coco import ClassMap, CocoDataset, read_coco
 from minimrcnn.engine import evaluate
 from minimrcnn.errors import UserError
@@ -110,7 +110,11 @@ def test_a_replaced_paste_is_used(dataset: CocoDataset) -> None:
     """A student's paste goes through whole pictures, and the package's own gives the same codes there."""
     image = detections(OBJECTS[25])
     codes = []
-    for paste in (masks.paste, lambda *args: masks.paste(*args), lambda g, b, h, w, how: torch.ones(1, h, w)):
+    for paste in (
+        pasting.paste,
+        lambda *args: pasting.paste(*args),
+        lambda g, b, h, w, how: torch.ones(1, h, w),
+    ):
         model = Oracle(OBJECTS, replace(Parts(), paste=paste))
         found = evaluate.coco_results(model, image, 25, (160, 200), dataset.class_map)
         codes.append([result["segmentation"] for result in found])

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 from torchvision.models.detection.roi_heads import paste_masks_in_image, project_masks_on_boxes
 
-from minimrcnn import masks
+from minimrcnn import masks, pasting
+from minimrcnn.lifting import targets_by_object
 from minimrcnn.structures import MaskCrops
 
 seeds = st.integers(0, 2**31 - 1)
@@ -86,7 +87,7 @@ def one_mask(mask, boxes, size, aligned):
 def test_targets_by_object_are_the_same(problem, aligned, binary):
     rest = (*arguments(*problem), 28, aligned)
     ours = masks.mask_targets(*rest, False, max(problem[1]))
-    lifted = masks.targets_by_object(one_mask)(*rest, binary, max(problem[1]))
+    lifted = targets_by_object(one_mask)(*rest, binary, max(problem[1]))
     if binary:
         clear = (ours - 0.5).abs() > 1e-5
         assert torch.equal(lifted[clear], (ours >= 0.5).float()[clear])
@@ -141,7 +142,7 @@ def paste_problems(draw):
 def test_paste_is_torchvisions(problem):
     grids, boxes, height, width = problem
     theirs = paste_masks_in_image(grids[:, None], boxes, (height, width))[:, 0]
-    torch.testing.assert_close(masks.paste(*problem), theirs, rtol=0, atol=1e-6)
+    torch.testing.assert_close(pasting.paste(*problem), theirs, rtol=0, atol=1e-6)
 
 
 def exact_paste(grid: np.ndarray, box: list[float], height: int, width: int) -> np.ndarray:
@@ -171,7 +172,9 @@ def test_exact_paste_is_its_definition(seed, size, largest):
     box = np.array([x1, y1, x1 + generator.uniform(1, largest), y1 + generator.uniform(1, largest)])
     box = box.astype(np.float32)
     wanted = exact_paste(grid, box.astype(float).tolist(), height, width)
-    pasted = masks.paste(torch.tensor(grid).float()[None], torch.tensor(box)[None], height, width, "exact")[0]
+    pasted = pasting.paste(torch.tensor(grid).float()[None], torch.tensor(box)[None], height, width, "exact")[
+        0
+    ]
     pasted = pasted.double().numpy()
     ys, xs = np.arange(height)[:, None] + 0.5, np.arange(width)[None] + 0.5
     inside = (xs > box[0]) & (xs < box[2]) & (ys > box[1]) & (ys < box[3])
@@ -185,15 +188,15 @@ def test_exact_paste_is_its_definition(seed, size, largest):
 def test_an_empty_box_pastes_nothing_by_either_way():
     """A box clipped to the border has no width; a division by it must not leak NaN into the mask."""
     grid, box = torch.ones(1, 4, 4), torch.tensor([[10.0, 2, 10, 8]])
-    assert bool(masks.paste(grid, box, 10, 10, "exact").isfinite().all())
-    assert not bool((masks.paste(grid, box, 10, 10, "exact") > 0.5).any())
-    assert bool(masks.paste(grid, box, 10, 10, "integer").isfinite().all())
+    assert bool(pasting.paste(grid, box, 10, 10, "exact").isfinite().all())
+    assert not bool((pasting.paste(grid, box, 10, 10, "exact") > 0.5).any())
+    assert bool(pasting.paste(grid, box, 10, 10, "integer").isfinite().all())
 
 
 def test_boxes_wholly_outside_paste_nothing():
     boxes = torch.tensor([[-50.0, 2, -40, 8], [60, 2, 70, 8], [2, -50, 8, -40], [2, 60, 8, 70]])
     for how in ("integer", "exact"):
-        assert not bool(masks.paste(torch.ones(4, 4, 4), boxes, 10, 12, how).any())
+        assert not bool(pasting.paste(torch.ones(4, 4, 4), boxes, 10, 12, how).any())
 
 
 # -- run lengths ---------------------------------------------------------------------------------------
@@ -201,14 +204,14 @@ def test_boxes_wholly_outside_paste_nothing():
 
 def pasted_and_encoded(grids, boxes, height, width, how) -> list[dict]:
     """The long way: whole pictures, then pycocotools."""
-    pasted = masks.paste(grids, boxes, height, width, how) > 0.5
+    pasted = pasting.paste(grids, boxes, height, width, how) > 0.5
     codes = [coco_mask.encode(np.asfortranarray(p.numpy().astype(np.uint8))) for p in pasted]
     return [{"size": c["size"], "counts": c["counts"].decode("ascii")} for c in codes]
 
 
 @given(paste_problems(), st.sampled_from(["integer", "exact"]))
 def test_encode_grids_is_byte_identical(problem, how):
-    assert masks.encode_grids(*problem, how=how) == pasted_and_encoded(*problem, how)
+    assert pasting.encode_grids(*problem, how=how) == pasted_and_encoded(*problem, how)
 
 
 @pytest.mark.parametrize("how", ["integer", "exact"])
@@ -226,7 +229,7 @@ def test_encode_grids_is_byte_identical(problem, how):
 @pytest.mark.parametrize("value", [0.0, 0.4, 1.0])
 def test_encode_at_the_edges(how, box, value):
     grids, boxes = torch.full((1, 28, 28), value), torch.tensor([box])
-    code = masks.encode_grids(grids, boxes, 9, 12, how=how)
+    code = pasting.encode_grids(grids, boxes, 9, 12, how=how)
     assert code == pasted_and_encoded(grids, boxes, 9, 12, how)
     assert (coco_mask.area(code[0]) > 0) == (value == 1.0)
 
@@ -239,7 +242,7 @@ def test_run_lengths_of_any_crop(seed, height, width, density):
     crop = generator.random((h, w)) < density
     whole = np.zeros((height, width), dtype=np.uint8)
     whole[top : top + h, left : left + w] = crop
-    counts = masks.run_lengths(crop, left, top, height, width)
+    counts = pasting.run_lengths(crop, left, top, height, width)
     assert sum(counts) == height * width
     code = coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
     assert code == coco_mask.encode(np.asfortranarray(whole))
@@ -248,10 +251,10 @@ def test_run_lengths_of_any_crop(seed, height, width, density):
 def test_run_lengths_by_hand():
     # Columns of 3: 000 011 110, read downwards: four zeros, four ones... the ones join over the columns.
     crop = np.array([[0, 1], [1, 1], [1, 0]], dtype=bool)
-    assert masks.run_lengths(crop, 1, 0, 3, 3) == [4, 4, 1]
-    assert masks.run_lengths(crop, 0, 0, 3, 2) == [1, 4, 1]
-    assert masks.run_lengths(np.ones((3, 1), dtype=bool), 1, 0, 3, 2) == [3, 3]  # no run of 0 at the end
-    assert masks.run_lengths(np.zeros((2, 2), dtype=bool), 0, 0, 3, 2) == [6]
+    assert pasting.run_lengths(crop, 1, 0, 3, 3) == [4, 4, 1]
+    assert pasting.run_lengths(crop, 0, 0, 3, 2) == [1, 4, 1]
+    assert pasting.run_lengths(np.ones((3, 1), dtype=bool), 1, 0, 3, 2) == [3, 3]  # no run of 0 at the end
+    assert pasting.run_lengths(np.zeros((2, 2), dtype=bool), 0, 0, 3, 2) == [6]
 
 
 # -- crops ---------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from little import little_model, scene
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from minimrcnn import Parts, parts, per_image
-from minimrcnn.masks import targets_by_object
+from minimrcnn.lifting import targets_by_object
 
 # -- the student's parts -------------------------------------------------------------------------------
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minimrcnn.config import CONFIGS, Recipe
 from minimrcnn.engine.schedule import MARGIN, learning_rate, peak_rate, steps_that_fit
+from minimrcnn.recipes import CONFIGS, Recipe
 
 STEPS = Recipe(lr=1.0, base_batch=1, batch_size=1, warmup=10, milestones=(0.5, 0.75))
 COSINE = replace(STEPS, schedule="cosine")

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minimrcnn.config import CONFIGS, Config, Recipe
 from minimrcnn.engine.settings import (
     CHOICES,
     LEAST,
@@ -22,6 +21,7 @@ from minimrcnn.engine.settings import (
     named_config,
 )
 from minimrcnn.errors import UserError
+from minimrcnn.recipes import CONFIGS, Config, Recipe
 
 MINI = CONFIGS["mini"]
 

@@ -18,9 +18,10 @@ import minimrcnn
 from minimrcnn import weights
 from minimrcnn.backbone import Backbone
 from minimrcnn.backbone import FrozenBatchNorm2d as OurFrozenBatchNorm2d
-from minimrcnn.config import ARCHITECTURES, CONFIGS, CONVENTIONS, Architecture
+from minimrcnn.config import ARCHITECTURES, CONVENTIONS, Architecture
 from minimrcnn.datasets.coco import ClassMap
 from minimrcnn.errors import UserError
+from minimrcnn.recipes import CONFIGS
 
 
 @pytest.fixture(scope="module")

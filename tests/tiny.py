@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from minimrcnn.config import ARCHITECTURES, CONFIGS, Config
+from minimrcnn.config import ARCHITECTURES
 from minimrcnn.engine import checkpoint
 from minimrcnn.engine.train import train
+from minimrcnn.recipes import CONFIGS, Config
 
 SIDE = 64  # px, of every picture
 CLASSES = {3: "square", 7: "wide"}  # raw category ids with a gap

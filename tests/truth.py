@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from minimrcnn import masks
+from minimrcnn import pasting
 from minimrcnn.config import Architecture, Conventions
 from minimrcnn.datasets.coco import CocoDataset, find_split
 from minimrcnn.parts import Parts
@@ -56,7 +56,7 @@ def write_dataset(folder: Path, split: str = "val") -> CocoDataset:
         Image.fromarray(pixels).save(folder / split / f"{image_id}.png")
         images.append({"id": image_id, "file_name": f"{image_id}.png", "width": WIDTH, "height": HEIGHT})
         found = detections(objects)
-        codes = masks.encode_grids(found["masks"], found["boxes"], HEIGHT, WIDTH)
+        codes = pasting.encode_grids(found["masks"], found["boxes"], HEIGHT, WIDTH)
         for (label, x1, y1, x2, y2), code in zip(objects, codes, strict=True):
             annotations.append(
                 {

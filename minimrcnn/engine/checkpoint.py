@@ -16,11 +16,11 @@ from pathlib import Path
 
 import torch
 
-from minimrcnn.config import Config
 from minimrcnn.datasets.coco import ClassMap
 from minimrcnn.engine.log import cut_log, read_log
 from minimrcnn.engine.settings import config_from_plain, config_to_plain, differences
 from minimrcnn.errors import UserError
+from minimrcnn.recipes import Config
 
 MODEL_KEYS = ("model", "architecture", "conventions", "class_map")  # weights.to_checkpoint writes these
 MAY_CHANGE = ("recipe.workers", "recipe.checkpoint_every")  # no number in training depends on them

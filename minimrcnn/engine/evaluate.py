@@ -25,7 +25,7 @@ from pycocotools.cocoeval import COCOeval
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from minimrcnn import masks
+from minimrcnn import pasting
 from minimrcnn.datasets.coco import ClassMap, CocoDataset, find_split
 from minimrcnn.datasets.loader import eval_loader
 from minimrcnn.errors import UserError
@@ -105,8 +105,8 @@ def coco_results(
 def _encode(model: nn.Module, grids: Tensor, boxes: Tensor, height: int, width: int) -> list[dict]:
     """Grids to RLE; one mask at a time through whole pictures where `Parts.paste` was replaced."""
     paste, how = model.parts.paste, model.conventions.paste
-    if paste is masks.paste:
-        return masks.encode_grids(grids, boxes, height, width, how=how)
+    if paste is pasting.paste:
+        return pasting.encode_grids(grids, boxes, height, width, how=how)
     codes = []
     for grid, box in zip(grids, boxes, strict=True):
         picture = paste(grid[None], box[None], height, width, how)[0] > 0.5  # (H, W)

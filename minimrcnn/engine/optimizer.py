@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from minimrcnn.config import Recipe
 from minimrcnn.engine.schedule import peak_rate
+from minimrcnn.recipes import Recipe
 
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 

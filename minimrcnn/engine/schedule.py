@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 
-from minimrcnn.config import Recipe
+from minimrcnn.recipes import Recipe
 
 WARM_STEPS = 3  # the first steps fill caches, choose kernels, start workers: they are not timed
 TIMED_STEPS = 20

@@ -10,8 +10,9 @@ import math
 from dataclasses import replace
 from typing import Any, get_args, get_origin, get_type_hints
 
-from minimrcnn.config import CONFIGS, Architecture, Config, Conventions, Recipe
+from minimrcnn.config import Architecture, Conventions
 from minimrcnn.errors import UserError
+from minimrcnn.recipes import CONFIGS, Config, Recipe
 
 SECTIONS = {"architecture": Architecture, "conventions": Conventions, "recipe": Recipe}
 
@@ -52,7 +53,7 @@ LEAST = {
 
 
 def named_config(name: str) -> Config:
-    """One of `config.CONFIGS`.
+    """One of `recipes.CONFIGS`.
 
     Raises:
         UserError: there is none of that name; says the nearest one and all.

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from minimrcnn import weights
-from minimrcnn.config import Config
 from minimrcnn.datasets.check import check_dataset, print_report
 from minimrcnn.datasets.coco import ClassMap, CocoDataset, find_split
 from minimrcnn.datasets.loader import StepSampler, train_loader
@@ -33,6 +32,7 @@ from minimrcnn.engine.settings import config_to_plain
 from minimrcnn.errors import UserError
 from minimrcnn.model import MaskRCNN
 from minimrcnn.randomness import fold
+from minimrcnn.recipes import Config
 
 FAR = 2**62  # more steps than any run has
 AMP = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
