@@ -4,7 +4,7 @@
     model = minimrcnn.mini(weights="TOYBOX")  # or maskrcnn_resnet50_fpn(weights="COCO_V1")
     detections = model([picture])             # torchvision's call and torchvision's answer
 
-`parts.py` holds the table of the functions that can be replaced, `config.py` every number.
+`parts.py` holds the table of the functions that can be replaced, `config.py` and `recipes.py` every number.
 """
 
 from __future__ import annotations
