@@ -149,9 +149,8 @@ def _unpack(target: dict) -> dict:
 
 
 def _start_worker(_: int) -> None:
-    """Leaves signals to the main process, which ends its workers in order; one thread a worker."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a cluster sends it to the whole process group
+    """Leaves Ctrl-C to the main process, which ends its workers in order; one thread a worker."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # SIGTERM must work: it is how Python ends a worker at exit
     torch.set_num_threads(1)
 
 
