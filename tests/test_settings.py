@@ -142,8 +142,8 @@ def test_differences_name_the_fields():
     other = config_with(MINI, ["lr=0.5", "min_size=100,200"])
     assert differences(MINI, MINI) == []
     assert differences(MINI, other) == [
-        "architecture.min_size: [256], [100, 200]",
-        "recipe.lr: 0.002, 0.5",
+        f"architecture.min_size: {list(MINI.architecture.min_size)}, [100, 200]",
+        f"recipe.lr: {MINI.recipe.lr}, 0.5",
     ]
 
 
