@@ -126,6 +126,10 @@ def named_model(
 
 def shipped_mini(**changes: object) -> MaskRCNN:
     """The mini model trained on the toybox that comes with the package, in eval mode."""
+    if not TOYBOX.exists():
+        raise UserError(
+            f"{TOYBOX.name} is not part of this version of the package: `make train` makes a model like it"
+        )
     model, _ = from_checkpoint(torch.load(TOYBOX, weights_only=True, map_location="cpu"))
     for name, value in changes.items():
         if name == "num_classes":
