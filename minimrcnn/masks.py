@@ -58,7 +58,7 @@ def mask_targets(
         binary: cut at .5 (detectron2, paper) or keep the fractions (torchvision).
         longest: no side of a resized picture is longer; fixes the number of sampling points.
     """
-    if crops[0].numel() == 0 if len(crops) else True:
+    if crops.numel() == 0:
         return boxes.new_zeros(len(crops), size, size)
     if boxes.device.type == "cpu":  # nothing waits: as few points as will do, and all that a RoI asks for
         longest = int((boxes[:, 2:] - boxes[:, :2]).amax())

@@ -107,13 +107,12 @@ class MaskRCNN(nn.Module):
         self.check(images, targets, losses)
         stages: dict[str, object] = {}
         batch = stages["batch"] = self.make_batch(images, targets, losses, key)
-        truth = None
         if losses:
-            truth = stages["targets"] = transforms.make_targets(targets, batch, self.architecture.masks)
+            stages["targets"] = transforms.make_targets(targets, batch, self.architecture.masks)
         self.dense_stages(batch, stages)
         output = Output()
         if losses:
-            output.losses = self.losses(batch, truth, stages, fold(key, batch.image_ids))
+            output.losses = self.losses(batch, stages["targets"], stages, fold(key, batch.image_ids))
         if detections:
             found, grids = self.detect(batch, stages)
             output.detections = self.to_pictures(found, grids, batch, paste)
@@ -197,7 +196,7 @@ class MaskRCNN(nn.Module):
 
         candidates, samples = self.sample_rois(proposals, targets, fold(keys, 2))
         stages["roi_samples"], stages["roi_candidates"] = samples, candidates
-        box_losses = self.box_losses(batch, candidates, samples, targets, stages)
+        box_losses = self.box_losses(candidates, samples, targets, stages)
         mask_losses = {}
         if self.architecture.masks:
             mask_losses = self.mask_losses(batch, candidates, samples, targets, stages)
@@ -222,7 +221,7 @@ class MaskRCNN(nn.Module):
         return candidates, self.parts.sample(matched, random, a.roi_samples, a.roi_positive_fraction)
 
     def box_losses(
-        self, batch: Batch, candidates: Tensor, samples: Samples, targets: Targets, stages: dict
+        self, candidates: Tensor, samples: Samples, targets: Targets, stages: dict
     ) -> dict[str, Tensor]:
         """L_cls and L_box (Fast R-CNN, equation 1)."""
         c = self.conventions

@@ -360,7 +360,7 @@ def test_a_degenerate_proposal_in_training(models):
     candidates, samples = ours.sample_rois(proposals, targets, torch.tensor([1]))
     assert sorted(samples.index[samples.valid].tolist()) == [0, 1, 2, 3, 4]
     stages = {"pyramid": list(features.values())}
-    losses = ours.box_losses(our_batch, candidates, samples, targets, stages)
+    losses = ours.box_losses(candidates, samples, targets, stages)
     losses |= ours.mask_losses(our_batch, candidates, samples, targets, stages)
     for name, loss in reference.items():
         assert losses[name].item() == pytest.approx(loss.item(), rel=1e-5), name
