@@ -6,6 +6,7 @@ Parameter names and shapes are torchvision's, so its checkpoints load as they ar
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from functools import partial
 
 import torch
@@ -181,11 +182,15 @@ class ResNet(nn.Module):
 class FPN(nn.Module):
     """Feature pyramid network: C2..C5 to P2..P6, all with the same number of channels (Lin 2017)."""
 
-    def __init__(self, inputs: list[int], channels: int) -> None:
+    def __init__(self, inputs: list[int], channels: int, norm: str) -> None:
         super().__init__()
-        self.inner_blocks = nn.ModuleList(nn.Sequential(nn.Conv2d(c, channels, 1)) for c in inputs)
+        # Only a network that starts from nothing normalises its pyramid (Wu and He 2018, section 4.2).
+        norms = [group_norm(channels)] if norm == "group" else []
+        self.inner_blocks = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(c, channels, 1), *deepcopy(norms)) for c in inputs
+        )
         self.layer_blocks = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1)) for _ in inputs
+            nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1), *deepcopy(norms)) for _ in inputs
         )
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -211,7 +216,7 @@ class Backbone(nn.Module):
     def __init__(self, architecture: Architecture, conventions: Conventions) -> None:
         super().__init__()
         self.body = ResNet(architecture, conventions)
-        self.fpn = FPN(self.body.channels, architecture.fpn_channels)
+        self.fpn = FPN(self.body.channels, architecture.fpn_channels, architecture.norm)
         self.body.freeze(architecture.trainable_layers)
 
     def forward(self, images: Tensor) -> list[Tensor]:

@@ -154,9 +154,12 @@ ARCHITECTURES = {
         rpn_pre_nms=(200, 200),
         rpn_post_nms_train=400,
         rpn_post_nms_test=300,
-        roi_samples=64,
+        roi_samples=32,
+        roi_positive_fraction=0.5,
         box_hidden=128,
-        canonical_scale=84.0,
+        # At 192 px every toy then reads P2, 4 to 28 cells wide. Where they are shared out (150), each level
+        # learns from a part of them: mask AP .03 in place of .10 after 300 steps of 4 pictures.
+        canonical_scale=448.0,
         mask_convs=2,
         mask_channels=32,
         head_norm="group",

@@ -19,9 +19,10 @@ class BoxHead(nn.Module):
         self.fc6 = nn.Linear(channels * pool * pool, hidden)
         self.fc7 = nn.Linear(hidden, hidden)
         # Under Adam a sum of 3,000 inputs moves by 3,000 small steps at once: without a norm most units
-        # of fc6 die in the first hundred steps.
-        self.norm6 = group_norm(hidden) if norm == "group" else nn.Identity()
-        self.norm7 = group_norm(hidden) if norm == "group" else nn.Identity()
+        # of fc6 die in the first hundred steps. One group: of 8 units without a picture behind each, a
+        # mean and a variance would say little.
+        self.norm6 = nn.GroupNorm(1, hidden) if norm == "group" else nn.Identity()
+        self.norm7 = nn.GroupNorm(1, hidden) if norm == "group" else nn.Identity()
 
     def forward(self, crops: Tensor) -> Tensor:
         x = crops.flatten(start_dim=1)  # (R, C * 7 * 7), channel slowest

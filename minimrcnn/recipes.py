@@ -19,7 +19,8 @@ class Recipe:
     schedule: str = "steps"  # or "cosine"
     milestones: tuple[float, ...] = (60 / 90, 80 / 90)  # of `steps`; each divides the rate by 10
     warmup: int = 1000  # steps of linear warm-up from lr / 1000
-    momentum: float = 0.9
+    momentum: float = 0.9  # AdamW: beta1
+    beta2: float = 0.999  # AdamW: a short run wants a shorter memory
     weight_decay: float = 1e-4
     norm_weight_decay: float = 1e-4  # of normalisation layers' own parameters
     clip: float = 0.0  # largest norm of the whole gradient; 0: no clipping
@@ -58,7 +59,8 @@ CONFIGS = {
         CONVENTIONS["torchvision"],
         Recipe(
             optimizer="adamw",
-            lr=1.5e-3,
+            lr=2e-3,
+            beta2=0.99,
             base_batch=4,
             batch_size=4,
             steps=1500,
@@ -67,6 +69,7 @@ CONFIGS = {
             weight_decay=0.05,
             norm_weight_decay=0.0,
             clip=5.0,
+            vflip=0.5,
             checkpoint_every=200,
         ),
         backbone_weights="none",

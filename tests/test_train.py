@@ -513,7 +513,9 @@ def test_the_fused_optimiser_computes_what_the_plain_one_does(name):
     recipe = replace(tiny_config().recipe, optimizer=name, weight_decay=0.1, norm_weight_decay=0.1)
     ours, theirs = small_network(), small_network()
     kinds = {"sgd": lambda p: torch.optim.SGD(p, momentum=0.9, weight_decay=0.1, foreach=False)}
-    kinds["adamw"] = lambda p: torch.optim.AdamW(p, weight_decay=0.1, foreach=False)
+    kinds["adamw"] = lambda p: torch.optim.AdamW(
+        p, betas=(0.9, recipe.beta2), weight_decay=0.1, foreach=False
+    )
     fused, plain = build_optimizer(ours, recipe), kinds[name](theirs.parameters())
     for step in range(4):
         picture = torch.randn(2, 3, 9, 9, generator=torch.Generator().manual_seed(step))

@@ -31,7 +31,7 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """SGD with momentum, or AdamW. The fused ones: they update in one kernel and can be told to skip."""
     groups, rate = parameter_groups(model, recipe), peak_rate(recipe)
     if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=rate, fused=True)
+        return torch.optim.AdamW(groups, lr=rate, betas=(recipe.momentum, recipe.beta2), fused=True)
     optimizer = torch.optim.SGD(groups, lr=rate, momentum=recipe.momentum, fused=True)
     for group in groups:
         for parameter in group["params"]:
