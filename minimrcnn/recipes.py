@@ -11,7 +11,7 @@ from minimrcnn.config import ARCHITECTURES, CONVENTIONS, Architecture, Conventio
 class Recipe:
     """How a model is trained. Learning rates are for `base_batch` pictures and scale with the batch."""
 
-    optimizer: str = "sgd"  # or "adamw"
+    optimizer: str = "sgd"  # or "adamw", "muon" (engine/muon.py)
     lr: float = 0.02
     base_batch: int = 16  # the linear rule: lr * batch_size / base_batch (Goyal et al. 2017)
     batch_size: int = 16  # pictures a step, over all processes
@@ -19,8 +19,8 @@ class Recipe:
     schedule: str = "steps"  # or "cosine"
     milestones: tuple[float, ...] = (60 / 90, 80 / 90)  # of `steps`; each divides the rate by 10
     warmup: int = 1000  # steps of linear warm-up from lr / 1000
-    momentum: float = 0.9  # AdamW: beta1
-    beta2: float = 0.999  # AdamW: a short run wants a shorter memory
+    momentum: float = 0.9  # AdamW, Muon: beta1
+    beta2: float = 0.999  # AdamW, Muon: a short run wants a shorter memory
     weight_decay: float = 1e-4
     norm_weight_decay: float = 1e-4  # of normalisation layers' own parameters
     clip: float = 0.0  # largest norm of the whole gradient; 0: no clipping
@@ -58,7 +58,7 @@ CONFIGS = {
         ARCHITECTURES["mini"],
         CONVENTIONS["torchvision"],
         Recipe(
-            optimizer="adamw",
+            optimizer="muon",
             lr=2e-3,
             beta2=0.99,
             base_batch=4,

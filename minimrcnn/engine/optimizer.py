@@ -5,9 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from minimrcnn.engine.muon import Muon
 from minimrcnn.engine.schedule import peak_rate
 from minimrcnn.recipes import Recipe
 
+# The last layers: their rows are classes or coordinates of a box, not directions that should all move alike.
+OUTPUTS = ("cls_logits", "bbox_pred", "cls_score", "mask_fcn_logits")
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 
 
@@ -27,9 +30,26 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict]:
     return [group for group in groups if group["params"]]
 
 
+def with_matrices(groups: list[dict], model: nn.Module) -> list[dict]:
+    """The same groups, with the weights of hidden layers in groups of their own, for Muon."""
+    hidden = {
+        id(parameter)
+        for name, parameter in model.named_parameters()
+        if parameter.ndim > 1 and name.split(".")[-2] not in OUTPUTS
+    }
+    divided = []
+    for group in groups:
+        for matrices in (True, False):
+            parameters = [p for p in group["params"] if (id(p) in hidden) == matrices]
+            divided.append(group | {"params": parameters, "matrices": matrices})
+    return [group for group in divided if group["params"]]
+
+
 def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """SGD with momentum, or AdamW. The fused ones: they update in one kernel and can be told to skip."""
+    """SGD with momentum, AdamW, or Muon; each can be told to skip, the fused ones update in one kernel."""
     groups, rate = parameter_groups(model, recipe), peak_rate(recipe)
+    if recipe.optimizer == "muon":
+        return Muon(with_matrices(groups, model), rate, betas=(recipe.momentum, recipe.beta2))
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=rate, betas=(recipe.momentum, recipe.beta2), fused=True)
     optimizer = torch.optim.SGD(groups, lr=rate, momentum=recipe.momentum, fused=True)

@@ -29,7 +29,7 @@ CHOICES = {
     "conventions.level_epsilon": ("outside", "inside"),
     "conventions.mask_target": ("soft", "binary"),
     "conventions.paste": ("integer", "exact"),
-    "recipe.optimizer": ("sgd", "adamw"),
+    "recipe.optimizer": ("sgd", "adamw", "muon"),
     "recipe.schedule": ("steps", "cosine"),
     "recipe.amp": ("off", "bf16", "fp16"),
     "backbone_weights": ("IMAGENET1K_V1", "none"),
