@@ -21,27 +21,33 @@ COEFFICIENTS = 3.4445, -4.775, 2.0315
 ITERATIONS = 5
 
 
-def orthogonal(matrix: Tensor) -> Tensor:
-    """The nearest orthogonal matrix, roughly: (n, m) with singular values between .7 and 1.2.
+def orthogonal(matrices: Tensor) -> Tensor:
+    """The nearest orthogonal matrices, roughly: (..., n, m) with singular values between .7 and 1.2.
 
     Newton-Schulz: each iteration multiplies the matrix by a polynomial of its Gram matrix. The
     polynomials commute, so that they are multiplied first, as small (n, n) matrices.
     """
-    if matrix.shape[0] > matrix.shape[1]:
-        return orthogonal(matrix.T).T
+    if matrices.shape[-2] > matrices.shape[-1]:
+        return orthogonal(matrices.mT).mT
+    matrices = matrices / (matrices.norm(dim=(-2, -1), keepdim=True) + 1e-12)
+    gram = matrices @ matrices.mT  # (..., n, n)
+    product = last = polynomial(gram)
+    for _ in range(ITERATIONS - 1):
+        gram = last @ gram @ last
+        last = polynomial(gram)
+        product = last @ product
+    return product @ matrices
+
+
+def polynomial(gram: Tensor) -> Tensor:
+    """a I + b G + c G^2, what one iteration multiplies by."""
     a, b, c = COEFFICIENTS
-    matrix = matrix / (matrix.norm() + 1e-12)
-    gram = matrix @ matrix.T  # (n, n)
-    product = torch.eye(len(gram), device=gram.device, dtype=gram.dtype)
-    for _ in range(ITERATIONS):
-        polynomial = torch.addmm(gram, gram, gram, beta=b, alpha=c)
-        polynomial.diagonal().add_(a)
-        product = polynomial @ product
-        gram = polynomial @ gram @ polynomial
-    return product @ matrix
+    result = c * (gram @ gram) + b * gram
+    result.diagonal(dim1=-2, dim2=-1).add_(a)
+    return result
 
 
-class Muon(torch.optim.Optimizer):
+class Muon(torch.optim.AdamW):
     """Muon for the groups with "matrices": True, AdamW for the others, in one optimiser.
 
     Args:
@@ -51,52 +57,53 @@ class Muon(torch.optim.Optimizer):
     """
 
     def __init__(self, groups: list[dict], lr: float, betas: tuple[float, float]) -> None:
-        super().__init__(groups, {"lr": lr, "betas": betas, "weight_decay": 0.0, "matrices": False})
+        super().__init__(groups, lr=lr, betas=betas, fused=True)
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
         """Move every parameter that has a gradient.
 
         Where `self.found_inf`, a 0-dimensional tensor, is 1, nothing changes: it is multiplied in, never
-        looked at, so that no GPU has to be waited for.
+        looked at, so that no GPU has to be waited for. The fused AdamW reads it likewise.
         """
+        every = self.param_groups
+        self.param_groups = [group for group in every if not group["matrices"]]
+        try:
+            super().step()
+        finally:
+            self.param_groups = every
         found_inf = getattr(self, "found_inf", None)
-        for group in self.param_groups:
-            move = move_matrix if group["matrices"] else move_like_adam
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                keep, gradient = 1.0, parameter.grad
-                if found_inf is not None:
-                    keep = 1.0 - found_inf  # 0 or 1
-                    gradient = torch.where(found_inf > 0, 0.0, gradient)  # 0 * inf would be nan
-                move(parameter, gradient, self.state[parameter], keep, group)
+        for group in every:
+            if group["matrices"]:
+                for weights in of_one_shape(group["params"]):
+                    move(weights, self.state, group, found_inf)
 
 
-def move_matrix(weight: Tensor, gradient: Tensor, state: dict, keep: Tensor | float, group: dict) -> None:
-    """One step of Muon, with Nesterov's momentum; `keep` is 0 where the step is left out."""
-    beta = group["betas"][0]
-    if not state:
-        state["momentum"] = torch.zeros_like(weight)
-    momentum = state["momentum"]
-    momentum.lerp_(gradient, (1 - beta) * keep)
-    ahead = gradient.lerp(momentum, beta).flatten(1)  # (out, in * k * k)
-    size = SCALE * max(ahead.shape) ** 0.5
-    weight.mul_(1 - group["lr"] * group["weight_decay"] * keep)
-    weight.sub_(orthogonal(ahead).view_as(weight) * (group["lr"] * size * keep))
+def of_one_shape(weights: list[Tensor]) -> list[list[Tensor]]:
+    """The weights that have a gradient, those of one shape together: their products take one call."""
+    shapes: dict[torch.Size, list[Tensor]] = {}
+    for weight in weights:
+        if weight.grad is not None:
+            shapes.setdefault(weight.flatten(1).shape, []).append(weight)
+    return list(shapes.values())
 
 
-def move_like_adam(weight: Tensor, gradient: Tensor, state: dict, keep: Tensor | float, group: dict) -> None:
-    """One step of AdamW (Loshchilov and Hutter 2019); `keep` is 0 where the step is left out."""
-    first, second = group["betas"]
-    if not state:
-        state["step"] = torch.zeros((), device=weight.device)
-        state["mean"], state["square"] = torch.zeros_like(weight), torch.zeros_like(weight)
-    state["step"] += keep
-    state["mean"].lerp_(gradient, (1 - first) * keep)
-    state["square"].lerp_(gradient * gradient, (1 - second) * keep)
-    steps = state["step"].clamp(min=1)
-    mean = state["mean"] / (1 - first**steps)
-    spread = (state["square"] / (1 - second**steps)).sqrt() + 1e-8
-    weight.mul_(1 - group["lr"] * group["weight_decay"] * keep)
-    weight.sub_(mean / spread * (group["lr"] * keep))
+def move(weights: list[Tensor], states: dict, group: dict, found_inf: Tensor | None) -> None:
+    """One step of Muon, with Nesterov's momentum, for weights of one shape."""
+    beta, rate, keep = group["betas"][0], group["lr"], 1.0
+    if found_inf is not None:
+        keep = 1.0 - found_inf  # 0 leaves the step out
+    ahead = []
+    for weight in weights:
+        state, gradient = states[weight], weight.grad
+        if found_inf is not None:
+            gradient = torch.where(found_inf > 0, 0.0, gradient)  # 0 * nan would be nan
+        if not state:
+            state["momentum"] = torch.zeros_like(weight)
+            state["step"] = torch.zeros(())  # nobody counts it, but AdamW looks for it in what it loads
+        momentum = state["momentum"].lerp_(gradient, (1 - beta) * keep)
+        ahead.append(gradient.lerp(momentum, beta).flatten(1))  # (out, in * k * k)
+    size = SCALE * max(ahead[0].shape) ** 0.5
+    for weight, direction in zip(weights, orthogonal(torch.stack(ahead)), strict=True):
+        weight.mul_(1 - rate * group["weight_decay"] * keep)
+        weight.sub_(direction.view_as(weight) * (rate * size * keep))
