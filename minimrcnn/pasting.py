@@ -8,6 +8,30 @@ import torch.nn.functional as F
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
+from minimrcnn.outlines import compress, find_edges, lay_out, run_lengths
+
+
+def footprint(boxes: Tensor, size: int, height: int, width: int, how: str) -> tuple[Tensor, ...]:
+    """Which pixels the grids (size x size) of boxes (N, 4) cover, and what stretch they are laid over.
+
+    Returns:
+        On the CPU, each (N, 2), x before y: the first pixel and the end (one past the last) inside of the
+        picture, int64; where the stretch begins and how long it is, in pixels (int64 or float64).
+    """
+    boxes, limit = boxes.detach().cpu(), torch.tensor([width, height])
+    if how == "exact":
+        corner = boxes[:, :2].double()
+        extent = (boxes[:, 2:].double() - corner).clamp(min=1e-6)  # a box without width would divide by 0
+        first, end = boxes[:, :2].to(torch.int64) - 1, boxes[:, 2:].to(torch.int64) + 2
+    else:
+        centre, half = (boxes[:, 2:] + boxes[:, :2]) * 0.5, (boxes[:, 2:] - boxes[:, :2]) * 0.5
+        half = half * ((size + 2) / size)
+        corner = first = (centre - half).to(torch.int64)
+        extent = ((centre + half).to(torch.int64) - corner + 1).clamp(min=1)
+        end = corner + extent
+    first = torch.minimum(first.clamp(min=0), limit)
+    return first, torch.maximum(torch.minimum(end, limit), first), corner, extent
+
 
 def place_grid(grid: Tensor, box: Tensor, height: int, width: int, how: str) -> tuple[Tensor, int, int]:
     """One grid (M, M) at the size of its box (4,), cut to the picture.
@@ -20,27 +44,16 @@ def place_grid(grid: Tensor, box: Tensor, height: int, width: int, how: str) -> 
     Returns:
         (h, w) probabilities, and the column and row of its top left pixel in the picture.
     """
+    rows = (t[0].tolist() for t in footprint(box[None], grid.shape[-1], height, width, how))
+    (left, top), (right, bottom), (x1, y1), (w, h) = rows
     if how == "exact":
-        return _sample_at_centres(grid, box, height, width)
-    size = grid.shape[-1]
-    centre, half = (box[2:] + box[:2]) * 0.5, (box[2:] - box[:2]) * 0.5 * ((size + 2) / size)
-    x1, y1, x2, y2 = torch.cat([centre - half, centre + half]).to(torch.int64).tolist()
-    padded = F.pad(grid, (1, 1, 1, 1))[None, None]
-    shape = (max(y2 - y1 + 1, 1), max(x2 - x1 + 1, 1))
-    pixels = F.interpolate(padded, size=shape, mode="bilinear", align_corners=False)[0, 0]
-    left, top = max(x1, 0), max(y1, 0)
-    return pixels[top - y1 : height - y1, left - x1 : width - x1], left, top
-
-
-def _sample_at_centres(grid: Tensor, box: Tensor, height: int, width: int) -> tuple[Tensor, int, int]:
-    x1, y1, x2, y2 = box.tolist()
-    left, top = min(max(int(x1) - 1, 0), width), min(max(int(y1) - 1, 0), height)
-    right, bottom = max(min(int(x2) + 2, width), left), max(min(int(y2) + 2, height), top)
-    # A box without width would divide by 0.
-    xs = (torch.arange(left, right, device=grid.device) + 0.5 - x1) / max(x2 - x1, 1e-6) * 2 - 1
-    ys = (torch.arange(top, bottom, device=grid.device) + 0.5 - y1) / max(y2 - y1, 1e-6) * 2 - 1
-    where = torch.stack([xs.expand(len(ys), -1), ys[:, None].expand(-1, len(xs))], dim=-1)  # (h, w, 2)
-    return F.grid_sample(grid[None, None], where[None], align_corners=False)[0, 0], left, top
+        xs = (torch.arange(left, right, device=grid.device) + 0.5 - x1) / w * 2 - 1
+        ys = (torch.arange(top, bottom, device=grid.device) + 0.5 - y1) / h * 2 - 1
+        where = torch.stack([xs.expand(len(ys), -1), ys[:, None].expand(-1, len(xs))], dim=-1)  # (h, w, 2)
+        return F.grid_sample(grid[None, None], where[None], align_corners=False)[0, 0], left, top
+    ringed = F.pad(grid, (1, 1, 1, 1))[None, None]
+    pixels = F.interpolate(ringed, size=(h, w), mode="bilinear", align_corners=False)[0, 0]
+    return pixels[top - y1 : bottom - y1, left - x1 : right - x1], left, top
 
 
 def paste(grids: Tensor, boxes: Tensor, height: int, width: int, how: str = "integer") -> Tensor:
@@ -59,38 +72,31 @@ def encode_grids(
     """Grids to COCO's compressed run lengths, byte for byte as if pasted whole and encoded.
 
     Args:
-        grids: (N, M, M) probabilities; boxes: (N, 4) in native pixels; a pixel counts above `threshold`.
+        grids: (N, M, M) probabilities, taken in float32; boxes: (N, 4) in native pixels; a pixel counts
+            above `threshold`, which is 0 or more.
 
     Returns:
         N dicts {"size": [height, width], "counts": str}.
+
+    Raises:
+        ValueError: not as many boxes as grids.
     """
-    codes = []
-    for grid, box in zip(grids.cpu(), boxes.cpu(), strict=True):
-        pixels, left, top = place_grid(grid, box, height, width, how)
-        counts = run_lengths((pixels > threshold).numpy(), left, top, height, width)
-        code = coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
-        codes.append({"size": [height, width], "counts": code["counts"].decode("ascii")})
-    return codes
+    if len(grids) != len(boxes):
+        raise ValueError(f"{len(grids)} grids cannot be laid over {len(boxes)} boxes")
+    grids, size = grids.detach().float().cpu(), grids.shape[-1]
+    columns = [t.numpy().T for t in footprint(boxes, size, height, width, how)]  # each (2, N)
+    x, y = (lay_out(*axis, size, how) for axis in zip(*columns, strict=True))
+    heights = np.pad(grids.numpy(), [(0, 0), (1, 1), (1, 1)]).transpose(0, 2, 1) - np.float32(threshold)
+    edges, uncertain = find_edges(np.ascontiguousarray(heights), x, y, height, width)
+    codes = compress(*run_lengths(edges, len(grids), height * width))
+    for i in uncertain:
+        codes[i] = _encode_pixels(grids[i], boxes[i], height, width, threshold, how)
+    return [{"size": [height, width], "counts": code} for code in codes]
 
 
-def run_lengths(crop: np.ndarray, left: int, top: int, height: int, width: int) -> list[int]:
-    """COCO's run lengths of a bool crop (h, w) at (left, top) of a height x width picture of zeros.
-
-    COCO runs down the columns and begins with zeros. A run starts or ends where a pixel differs from the
-    one above it; these few places are found row by row, as the crop lies in memory, and then sorted
-    into columns, which is cheaper than turning the crop.
-    """
-    h, w = crop.shape
-    rows = np.zeros((h + 2, w), dtype=bool)  # zeros above and below
-    rows[1 : h + 1] = crop
-    row, column = np.divmod(np.flatnonzero(rows[1:] != rows[:-1]), w)
-    edges = np.sort((left + column) * height + top + row)  # alternately the start and the end of a run
-    starts, ends = edges[0::2], edges[1::2]
-    # Where the crop is as tall as the picture a run may go on at the top of the next column.
-    apart = np.flatnonzero(starts[1:] != ends[:-1])
-    starts = np.concatenate([starts[:1], starts[1:][apart]])
-    ends = np.concatenate([ends[:-1][apart], ends[-1:]])
-    edges = np.stack([starts, ends], axis=1).ravel()
-    lengths = np.diff(edges, prepend=0, append=height * width).tolist()
-    # After a mask that reaches the last pixel, pycocotools writes no closing run of 0 zeros.
-    return lengths if lengths[-1] > 0 else lengths[:-1]
+def _encode_pixels(grid: Tensor, box: Tensor, height: int, width: int, threshold: float, how: str) -> str:
+    """One grid by way of a whole bool picture: where the last bit of a pixel decides, torch has to."""
+    pixels, left, top = place_grid(grid, box, height, width, how)
+    picture = np.zeros((height, width), dtype=np.uint8, order="F")
+    picture[top : top + pixels.shape[0], left : left + pixels.shape[1]] = (pixels > threshold).numpy()
+    return coco_mask.encode(picture)["counts"].decode("ascii")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 from torchvision.models.detection.roi_heads import paste_masks_in_image, project_masks_on_boxes
 
-from minimrcnn import masks, pasting
+from minimrcnn import masks, outlines, pasting
 from minimrcnn.lifting import targets_by_object
 from minimrcnn.structures import MaskCrops
 
@@ -194,24 +194,82 @@ def test_an_empty_box_pastes_nothing_by_either_way():
 
 
 def test_boxes_wholly_outside_paste_nothing():
-    boxes = torch.tensor([[-50.0, 2, -40, 8], [60, 2, 70, 8], [2, -50, 8, -40], [2, 60, 8, 70]])
+    near = torch.tensor([[-50.0, 2, -40, 8], [60, 2, 70, 8], [2, -50, 8, -40], [2, 60, 8, 70]])
+    # Longer than the picture: a slice that ends at a negative index would begin to count from the back.
+    far = torch.tensor([[-300.0, 2, -40, 8], [60, 2, 200, 8], [2, -300, 8, -40], [2, 60, 8, 200]])
     for how in ("integer", "exact"):
-        assert not bool(pasting.paste(torch.ones(4, 4, 4), boxes, 10, 12, how).any())
+        for boxes in (near, far):
+            assert not bool(pasting.paste(torch.ones(4, 4, 4), boxes, 10, 12, how).any())
+            codes = pasting.encode_grids(torch.ones(4, 4, 4), boxes, 10, 12, how=how)
+            assert not coco_mask.area(codes).any()
 
 
 # -- run lengths ---------------------------------------------------------------------------------------
 
 
-def pasted_and_encoded(grids, boxes, height, width, how) -> list[dict]:
+def pasted_and_encoded(grids, boxes, height, width, how, threshold=0.5) -> list[dict]:
     """The long way: whole pictures, then pycocotools."""
-    pasted = pasting.paste(grids, boxes, height, width, how) > 0.5
-    codes = [coco_mask.encode(np.asfortranarray(p.numpy().astype(np.uint8))) for p in pasted]
+    if how == "integer":
+        pasted = paste_masks_in_image(grids[:, None], boxes, (height, width))[:, 0]
+    else:
+        pasted = pasting.paste(grids, boxes, height, width, how)
+    pictures = (pasted > threshold).numpy().astype(np.uint8)
+    codes = [coco_mask.encode(np.asfortranarray(picture)) for picture in pictures]
     return [{"size": c["size"], "counts": c["counts"].decode("ascii")} for c in codes]
 
 
-@given(paste_problems(), st.sampled_from(["integer", "exact"]))
-def test_encode_grids_is_byte_identical(problem, how):
-    assert pasting.encode_grids(*problem, how=how) == pasted_and_encoded(*problem, how)
+@given(paste_problems(), st.sampled_from(["integer", "exact"]), st.sampled_from([0.5, 0.0, 0.05, 0.3, 0.9]))
+def test_encode_grids_is_byte_identical(problem, how, threshold):
+    codes = pasting.encode_grids(*problem, threshold, how)
+    assert codes == pasted_and_encoded(*problem, how, threshold)
+
+
+def test_encode_needs_a_box_for_each_grid():
+    with pytest.raises(ValueError, match="2 grids cannot be laid over 1 boxes"):
+        pasting.encode_grids(torch.ones(2, 28, 28), torch.ones(1, 4), 9, 12)
+
+
+def smooth_grids(generator: np.random.Generator, count: int) -> torch.Tensor:
+    """(count, 28, 28) probabilities with a soft outline, as a mask head makes them."""
+    noise = torch.tensor(generator.normal(0, 4, (count, 1, 5, 5))).float()
+    return F.interpolate(noise, size=28, mode="bicubic")[:, 0].sigmoid()
+
+
+def boxes_of_all_sizes(generator: np.random.Generator, count: int, height: int, width: int) -> torch.Tensor:
+    """(count, 4) boxes from a third of a pixel to larger than the picture, some of them beyond its border."""
+    largest = 1.5 * max(height, width)
+    sides = 0.3 * (largest / 0.3) ** generator.random((count, 2))
+    centres = generator.uniform(0.05, 0.95, (count, 2)) * [width, height]
+    return torch.tensor(np.concatenate([centres - sides / 2, centres + sides / 2], axis=1)).float()
+
+
+@given(seeds, st.sampled_from(["integer", "exact"]))
+def test_encode_large_masks(seed, how):
+    generator = np.random.default_rng(seed)
+    height, width = (int(n) for n in generator.integers(50, 200, 2))
+    grids, boxes = smooth_grids(generator, 3), boxes_of_all_sizes(generator, 3, height, width)
+    codes = pasting.encode_grids(grids, boxes, height, width, how=how)
+    assert codes == pasted_and_encoded(grids, boxes, height, width, how)
+
+
+@given(seeds, st.sampled_from(["integer", "exact"]), st.sampled_from(["eighths", "near", "flat"]))
+def test_encode_where_the_last_bit_decides(seed, how, kind):
+    """Grids that hit 0.5 exactly, or miss it by less than float32 can add up to."""
+    generator = np.random.default_rng(seed)
+    height, width = (int(n) for n in generator.integers(2, 80, 2))
+    size = int(generator.choice([1, 2, 7, 28]))
+    grids = generator.random((4, size, size))
+    if kind == "eighths":
+        grids = (grids * 8).round() / 8
+    else:
+        grids = 0.5 + 1e-7 * (grids if kind == "near" else grids[:, :1, :1].repeat(size, 1).repeat(size, 2))
+    corners = generator.integers(0, [width, height], (4, 2))
+    sides = generator.uniform(0.3, 80, (4, 2))
+    sides[::2] = size * generator.integers(1, 5, (2, 2))  # steps of 1, 1/2, 1/3, 1/4 cell
+    boxes = torch.tensor(np.concatenate([corners, corners + sides], axis=1)).float()
+    grids = torch.tensor(grids).float()
+    codes = pasting.encode_grids(grids, boxes, height, width, how=how)
+    assert codes == pasted_and_encoded(grids, boxes, height, width, how)
 
 
 @pytest.mark.parametrize("how", ["integer", "exact"])
@@ -228,33 +286,66 @@ def test_encode_grids_is_byte_identical(problem, how):
 )
 @pytest.mark.parametrize("value", [0.0, 0.4, 1.0])
 def test_encode_at_the_edges(how, box, value):
-    grids, boxes = torch.full((1, 28, 28), value), torch.tensor([box])
-    code = pasting.encode_grids(grids, boxes, 9, 12, how=how)
-    assert code == pasted_and_encoded(grids, boxes, 9, 12, how)
-    assert (coco_mask.area(code[0]) > 0) == (value == 1.0)
+    grids, boxes = torch.full((2, 28, 28), value), torch.tensor([box, box])
+    codes = pasting.encode_grids(grids, boxes, 9, 12, how=how)
+    assert codes == pasted_and_encoded(grids, boxes, 9, 12, how)
+    assert all((coco_mask.area(code) > 0) == (value == 1.0) for code in codes)
 
 
-@given(seeds, st.integers(1, 9), st.integers(1, 9), st.sampled_from([0.1, 0.5, 0.9, 1.0]))
-def test_run_lengths_of_any_crop(seed, height, width, density):
+@pytest.mark.parametrize("how", ["integer", "exact"])
+def test_encode_draws_no_pixels_of_clear_masks(how, monkeypatch):
+    """That is the point of it: only where the last bit decides is a picture drawn."""
+    drawn = []
+    encode_pixels = pasting._encode_pixels
+    monkeypatch.setattr(pasting, "_encode_pixels", lambda *args: drawn.append(args) or encode_pixels(*args))
+    generator = np.random.default_rng(0)
+    grids, boxes = smooth_grids(generator, 50), boxes_of_all_sizes(generator, 50, 300, 300)
+    pasting.encode_grids(grids, boxes, 300, 300, how=how)
+    assert len(drawn) <= 2
+    pasting.encode_grids(torch.full((1, 28, 28), 0.5), torch.tensor([[10.0, 10, 90, 90]]), 300, 300, how=how)
+    assert len(drawn) >= 1
+
+
+@pytest.mark.parametrize("how", ["integer", "exact"])
+def test_encode_grids_with_nan_as_if_pasted(how):
+    grids = torch.ones(3, 7, 7)
+    grids[0, 3, 3] = grids[1] = torch.nan
+    boxes = torch.tensor([[2.0, 3, 30, 20]]).expand(3, 4)
+    assert pasting.encode_grids(grids, boxes, 24, 32, how=how) == pasted_and_encoded(
+        grids, boxes, 24, 32, how
+    )
+
+
+@given(seeds, st.integers(1, 9), st.integers(1, 9), st.sampled_from([0.0, 0.1, 0.5, 0.9, 1.0]))
+def test_run_lengths_of_any_pictures(seed, height, width, density):
     generator = np.random.default_rng(seed)
-    h, w = int(generator.integers(0, height + 1)), int(generator.integers(0, width + 1))
-    top, left = int(generator.integers(0, height - h + 1)), int(generator.integers(0, width - w + 1))
-    crop = generator.random((h, w)) < density
-    whole = np.zeros((height, width), dtype=np.uint8)
-    whole[top : top + h, left : left + w] = crop
-    counts = pasting.run_lengths(crop, left, top, height, width)
-    assert sum(counts) == height * width
-    code = coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
-    assert code == coco_mask.encode(np.asfortranarray(whole))
+    pictures = generator.random((3, height, width)) < density
+    pixels, edges = height * width, []
+    for n, picture in enumerate(pictures):
+        for column, run in enumerate(np.pad(picture, [(1, 1), (0, 0)]).T):  # each column's runs by themselves
+            edges.append(n * (pixels + 1) + column * height + np.flatnonzero(run[1:] != run[:-1]))
+    counts, mask = outlines.run_lengths(np.concatenate(edges), 3, pixels)
+    assert [counts[mask == n].sum() for n in range(3)] == [pixels] * 3
+    wanted = [coco_mask.encode(np.asfortranarray(p, dtype=np.uint8))["counts"] for p in pictures]
+    assert outlines.compress(counts, mask) == [code.decode("ascii") for code in wanted]
 
 
 def test_run_lengths_by_hand():
-    # Columns of 3: 000 011 110, read downwards: four zeros, four ones... the ones join over the columns.
-    crop = np.array([[0, 1], [1, 1], [1, 0]], dtype=bool)
-    assert pasting.run_lengths(crop, 1, 0, 3, 3) == [4, 4, 1]
-    assert pasting.run_lengths(crop, 0, 0, 3, 2) == [1, 4, 1]
-    assert pasting.run_lengths(np.ones((3, 1), dtype=bool), 1, 0, 3, 2) == [3, 3]  # no run of 0 at the end
-    assert pasting.run_lengths(np.zeros((2, 2), dtype=bool), 0, 0, 3, 2) == [6]
+    # Two pictures of 3 x 2. The first, column by column: 011 110: the ones join over the columns. An
+    # edge that occurs twice is none. The second is empty.
+    counts, mask = outlines.run_lengths(np.array([1, 3, 3, 5]), 2, 6)
+    assert counts.tolist() == [1, 4, 1, 6] and mask.tolist() == [0, 0, 0, 1]
+    # The last column alone, to the last pixel: no run of 0 at the end. Then all ones: 0 zeros at the start.
+    counts, mask = outlines.run_lengths(np.array([3, 6, 7, 13]), 2, 6)
+    assert counts.tolist() == [3, 3, 0, 6] and mask.tolist() == [0, 0, 1, 1]
+
+
+@given(st.lists(st.lists(st.integers(0, 2**31 - 1) | st.integers(0, 40), min_size=1), min_size=1, max_size=4))
+def test_compress_is_pycocotools(runs):
+    counts = np.array([count for run in runs for count in run])
+    mask = np.repeat(np.arange(len(runs)), [len(run) for run in runs])
+    wanted = [coco_mask.frPyObjects({"size": [9, 9], "counts": run}, 9, 9)["counts"] for run in runs]
+    assert outlines.compress(counts, mask) == [code.decode("ascii") for code in wanted]
 
 
 # -- crops ---------------------------------------------------------------------------------------------
