@@ -1,14 +1,16 @@
 # make train   train and evaluate the mini model on the toybox data set
 # make test    every test
+# make test-browser   the RoI explorer in JupyterLab and Chromium; installs Playwright and Chromium too
 # make lab     JupyterLab on notebooks/
-# All three install what they need into .venv first, and need no network after that.
+# make site    the course as linked pages in site/, to read without Jupyter
+# All of them install what they need into .venv first, and need no network after that.
 
 PYTHON ?= python3
 PY := .venv/bin/python
 RUN := runs/mini
 SECONDS_OF_TRAINING ?= 270
 
-.PHONY: train test lab
+.PHONY: train test test-browser lab site
 
 train: .venv/installed data/toybox
 	$(PY) -m minimrcnn train --data data/toybox --config mini --out $(RUN) \
@@ -19,9 +21,20 @@ test: .venv/installed
 	$(PY) -m ruff format --check .
 	$(PY) -m pytest
 
+# Debian's Chromium where it can be had, Playwright's own elsewhere. Screenshots go to runs/test-browser/.
+test-browser: .venv/installed
+	$(PY) -m pip install --quiet --editable '.[browser,notebooks,test]'
+	command -v chromium || command -v chromium-browser || command -v google-chrome \
+		|| { apt-get update && apt-get install --yes --no-install-recommends chromium fonts-dejavu-core; } \
+		|| $(PY) -m playwright install chromium
+	$(PY) -m pytest -m browser -rs tests/browser
+
 lab: .venv/installed
 	mkdir -p notebooks
 	$(PY) -m jupyterlab notebooks
+
+site: .venv/installed
+	$(PY) -m minimrcnn.classroom.site --out site
 
 data/toybox: | .venv/installed
 	$(PY) -m minimrcnn data toybox --out $@ --train 2000 --val 200 --size 192 --seed 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from minimrcnn.roi_ops.align import axis
+from minimrcnn.roi_ops.sampling import axis
 
 CHUNK = 64  # RoIs whose crops are float32 at one time
 

@@ -23,7 +23,7 @@ the model's side, `lifting.per_image(name, function)` lifts the student's functi
 Tensor contracts. Boxes are xyxy float32 in pixels of the resized picture (`paste`: of the native
 one); K counts the background, class 0; labels are int64; scores are probabilities. A part that the
 loss goes through (`roi_align`, `mask_loss`) must be differentiable in its first argument. No part
-changes its inputs.
+changes its inputs. Training tries each part that is not the package's (`engine.own_parts`).
 
 The model's side adds a leading batch: `iou`, `encode`, `decode` and `assign_levels` broadcast over it;
 `match` gets rows of -1 for padding; `sample` returns `structures.Samples`; `nms` takes
@@ -58,3 +58,6 @@ class Parts:
     mask_target: Callable[..., Tensor] = masks.mask_targets
     mask_loss: Callable[..., Tensor] = losses.mask_loss
     paste: Callable[..., Tensor] = pasting.paste
+
+
+DEFAULT = Parts()

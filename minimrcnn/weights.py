@@ -24,6 +24,7 @@ from minimrcnn.datasets.coco import ClassMap
 from minimrcnn.errors import UserError
 from minimrcnn.key_names import modern_names
 from minimrcnn.model import MaskRCNN
+from minimrcnn.parts import DEFAULT, Parts
 from minimrcnn.recipes import Config
 
 TOYBOX = Path(__file__).parent / "assets" / "mini_toybox.pt"
@@ -80,9 +81,9 @@ def load_backbone(model: MaskRCNN) -> None:
     model.backbone.body.load_state_dict(state, strict=True)
 
 
-def build_model(config: Config) -> MaskRCNN:
+def build_model(config: Config, parts: Parts = DEFAULT) -> MaskRCNN:
     """The model of a configuration, its backbone filled if the configuration says so."""
-    model = MaskRCNN(config.architecture, config.conventions)
+    model = MaskRCNN(config.architecture, config.conventions, parts)
     if config.backbone_weights not in ("none", "IMAGENET1K_V1"):
         raise UserError(f"backbone_weights={config.backbone_weights!r}: want none or IMAGENET1K_V1")
     if config.backbone_weights == "IMAGENET1K_V1":
@@ -151,8 +152,10 @@ def to_checkpoint(model: MaskRCNN, class_map: ClassMap) -> dict:
     }
 
 
-def from_checkpoint(state: dict) -> tuple[MaskRCNN, ClassMap]:
+def from_checkpoint(state: dict, parts: Parts = DEFAULT) -> tuple[MaskRCNN, ClassMap]:
     """The inverse of `to_checkpoint`; half precision is widened to float32.
+
+    A checkpoint holds no functions: parts of your own are given again.
 
     Raises:
         UserError: the state has no model, or its parameters are not those of its architecture.
@@ -167,7 +170,7 @@ def from_checkpoint(state: dict) -> tuple[MaskRCNN, ClassMap]:
             f"the checkpoint is not one of this version of minimrcnn ({error}); train again, or load its "
             "'model' with load_state_dict"
         ) from error
-    model = MaskRCNN(architecture, conventions)
+    model = MaskRCNN(architecture, conventions, parts)
     try:
         model.load_state_dict({k: v.float() for k, v in weights.items()}, strict=True)
     except RuntimeError as error:

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from tiny import SIDE, write_dataset
+from tiny import tiny_config, typed, write_dataset
+from torch.distributed.run import parse_args
 
 from minimrcnn import __main__ as cli
+from minimrcnn.engine import checkpoint
 
 COMMANDS = [
     [],
@@ -25,12 +27,6 @@ COMMANDS = [
     ["data", "nuclei"],
     ["data", "check"],
 ]
-# `mini` for pictures of 64 pixels, and small enough to be trained for two steps in a second.
-SMALL = {
-    "min_size": SIDE, "max_size": SIDE, "widths": "8,16,16,16", "stem_width": 8, "fpn_channels": 16,
-    "rpn_pre_nms": "40,40", "rpn_post_nms_test": 40, "box_hidden": 16, "mask_channels": 16,
-    "steps": 2, "warmup": 1, "batch_size": 2, "workers": 0,
-}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +41,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train(data: Path, out: Path, *more: str) -> int:
-    settings = [word for name, value in SMALL.items() for word in ("--set", f"{name}={value}")]
     return cli.main(
         [
             "train",
@@ -57,7 +52,7 @@ def train(data: Path, out: Path, *more: str) -> int:
             str(out),
             "--device",
             "cpu",
-            *settings,
+            *typed(tiny_config(steps=2, warmup=1)),
             *more,
         ]
     )
@@ -266,6 +261,32 @@ def test_a_bad_picture(data: Path, run: Path, tmp_path: Path, capsys: pytest.Cap
     message = failing(command, capsys)
     assert str(bad) in message and "DataLoader" not in message
     assert out.read_text() == "{}" and files(run) == before
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_torchrun_accepts_what_the_help_shows(command: str, capsys: pytest.CaptureFixture) -> None:
+    """It reads --run as an abbreviation of its own --run-path, unless a -- goes before."""
+    with pytest.raises(SystemExit):
+        cli.main([command, "--help"])
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("  torchrun "))
+    given = parse_args(line.split()[1:])
+    assert given.module and given.training_script == "minimrcnn"
+    cli.parser().parse_args(given.training_script_args)
+
+
+def test_torchrun_needs_the_two_dashes(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        parse_args(["-m", "minimrcnn", "evaluate", "--run", "runs/coco", "--data", "data/coco"])
+    assert "ambiguous option: --run could match --run-path" in capsys.readouterr().err
+
+
+def test_evaluate_says_whose_parts_it_uses(
+    data: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    state = checkpoint.load(run / "checkpoint.pt")
+    checkpoint.save(tmp_path / "checkpoint.pt", {**state, "parts": ["iou", "nms"]})
+    assert cli.main(["evaluate", "--run", str(tmp_path), "--data", str(data), "--device", "cpu"]) == 0
+    assert "trained with your own iou, nms; here the package's are used" in capsys.readouterr().err
 
 
 def test_ctrl_c(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:

@@ -22,12 +22,11 @@ from minimrcnn.datasets.coco import (
     Request,
     find_split,
     flip_boxes,
-    rasterise,
     read_coco,
-    read_picture,
-    run_lengths,
     to_xyxy,
 )
+from minimrcnn.datasets.pictures import read_picture
+from minimrcnn.datasets.segmentations import rasterise, run_lengths
 from minimrcnn.errors import UserError
 
 WIDTH, HEIGHT = 40, 30

@@ -17,8 +17,8 @@ from pycocotools import mask as coco_mask
 
 from minimrcnn.datasets.check import check_annotations, check_dataset, check_split, print_report
 from minimrcnn.datasets.check_geometry import check_masks, check_segmentations
-from minimrcnn.datasets.coco import run_lengths
 from minimrcnn.datasets.findings import Findings, Problem
+from minimrcnn.datasets.segmentations import run_lengths
 from minimrcnn.errors import UserError
 
 WIDTH, HEIGHT = 60, 40

@@ -70,7 +70,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         limit = site.break_after.pop(0) if site.break_after else None
         part = body[start:] if limit is None else body[start : start + limit]
-        site.sent += len(part)  # before the client has them: it reads the count as soon as it has the last byte
+        site.sent += len(part)  # counted first: the client looks as soon as it has the last byte
         self.wfile.write(part)
 
     def log_message(self, *args: object) -> None:

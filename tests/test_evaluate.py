@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import os
 from dataclasses import replace
@@ -230,6 +231,19 @@ def test_a_model_may_know_more(dataset: CocoDataset) -> None:
         found["labels"] += 1  # as that model numbers them
         results += evaluate.coco_results(Oracle({}), found, image_id, (160, 200), opened.class_map)
     assert evaluate.coco_metrics(opened.coco, results, "segm")["AP"] == pytest.approx(1.0)
+
+
+def test_the_annotations_are_read_once(dataset: CocoDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened, original = [], io.open
+
+    def noted(file: object, *rest: object, **named: object) -> object:
+        opened.append(Path(str(file)))
+        return original(file, *rest, **named)
+
+    monkeypatch.setattr(io, "open", noted)
+    for class_map in (dataset.class_map, ClassMap((1, 3, 7, 40), ("zero", "disc", "frame", "bar"))):
+        evaluate.open_split(dataset.annotations.parents[1], "val", class_map)
+    assert opened.count(dataset.annotations) == 2
 
 
 # ---------------------------------------------------------------- around it

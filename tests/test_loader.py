@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -17,8 +20,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from minimrcnn.datasets import loader as loader_module
 from minimrcnn.datasets.coco import CocoDataset, Request, find_split
-from minimrcnn.datasets.loader import StepSampler, eval_loader, train_loader
+from minimrcnn.datasets.loader import GRACE, StepSampler, eval_loader, train_loader
 from minimrcnn.errors import UserError
 
 
@@ -217,7 +221,8 @@ class Watched(CocoDataset):
         return picture, target
 
 
-def test_workers_use_one_thread_and_leave_ctrl_c_to_the_main_process(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["INT", "TERM"])
+def test_workers_use_one_thread_and_leave_signals_to_the_main_process(tmp_path: Path, name: str) -> None:
     data = write(tmp_path)
     data.__class__ = Watched
     loader = train_loader(data, sampler(data, stop=4), workers=1)
@@ -226,7 +231,43 @@ def test_workers_use_one_thread_and_leave_ctrl_c_to_the_main_process(tmp_path: P
     assert images[0][0, 0, :2].tolist() == [1, 1]
     worker = int(targets[0]["boxes"][0, 0])
     assert worker != os.getpid()
-    os.kill(worker, signal.SIGINT)
+    subprocess.run(["kill", f"-{name}", str(worker)], check=True)  # as another process sends it
     time.sleep(0.2)
     assert len(list(batches)) == 3  # the worker reads on
     assert int(next(iter(loader))[1][0]["boxes"][0, 0]) == worker  # and stays for the next pass
+
+
+def test_a_worker_that_is_told_to_end_does_so_in_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loader_module, "GRACE", 1)
+    data = write(tmp_path)
+    batches = iter(train_loader(data, sampler(data), workers=1))
+    next(batches)
+    (worker,) = multiprocessing.active_children()
+    began = time.monotonic()
+    subprocess.run(["kill", "-TERM", str(worker.pid)], check=True)
+    worker.join(60)
+    assert worker.exitcode == 0 and time.monotonic() - began >= 1
+
+
+def test_a_program_ends_while_its_workers_wait_for_more(tmp_path: Path) -> None:
+    """They would be sent SIGTERM, and waited for, when the program ends."""
+    write(tmp_path)
+    done = subprocess.run([sys.executable, "-c", KEEPS, str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 1 and "ZeroDivisionError" in done.stderr
+    assert "worker" not in done.stderr  # no complaint of a worker that died
+    assert time.time() - float(done.stdout) < GRACE / 2
+
+
+KEEPS = """
+import sys, time
+from pathlib import Path
+from minimrcnn.datasets.coco import CocoDataset, find_split
+from minimrcnn.datasets.loader import StepSampler, train_loader
+data = CocoDataset(*find_split(Path(sys.argv[1]), "train"))
+batches = iter(train_loader(data, StepSampler(data, 2, seed=0, stop=100), workers=2))
+next(batches)
+print(time.time())
+1 / 0
+"""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torchvision
@@ -10,61 +12,79 @@ from hypothesis import strategies as st
 from torchvision.ops.poolers import LevelMapper, MultiScaleRoIAlign
 
 from minimrcnn import roi_ops
-from minimrcnn.roi_ops.align import axis
-
-seeds = st.integers(0, 2**31 - 1)
-
-
-@st.composite
-def problems(draw):
-    """Features, RoIs of every kind, and settings.
-
-    Corners are multiples of 1/4 px and strides are powers of 2, so that both sides compute the same
-    positions; at one cell outside the map, where RoIAlign jumps to 0, a rounding would show as an error.
-    """
-    pictures, channels = draw(st.integers(1, 3)), draw(st.integers(1, 3))
-    height, width = draw(st.integers(1, 9)), draw(st.integers(1, 9))
-    stride = draw(st.sampled_from([1, 2, 4, 8]))
-    generator = torch.Generator().manual_seed(draw(seeds))
-    features = torch.randn(pictures, channels, height, width, generator=generator)
-    count = draw(st.integers(0, 6))
-    side = 4 * stride * max(height, width)  # in quarters of a pixel
-    corner = torch.randint(-side // 2, 3 * side // 2, (count, 2), generator=generator) / 4
-    size = torch.randint(0, side, (count, 2), generator=generator) / 4
-    kind = draw(st.sampled_from(["usual", "flipped", "empty", "far", "border"]))
-    if kind == "flipped":
-        size = -size
-    elif kind == "empty":
-        size = size * 0
-    elif kind == "far":
-        corner = corner + 10 * side
-    elif kind == "border":
-        corner, size = corner * 0 - stride, size * 0 + stride * torch.tensor([width + 2, height + 2])
-    index = torch.randint(pictures, (count, 1), generator=generator)
-    rois = torch.cat([index.float(), corner, corner + size], dim=1)
-    settings = {
-        "output_size": draw(st.sampled_from([1, 2, 4])),
-        "spatial_scale": 1 / stride,
-        "sampling_ratio": draw(st.sampled_from([0, 1, 2, 3])),
-        "aligned": draw(st.booleans()),
-    }
-    if settings["sampling_ratio"] == 3:
-        # Thirds are no binary fractions: shift the RoIs off every multiple of an eighth of a cell.
-        rois[:, 1:] += 0.01 * stride
-    return features, rois, settings
+from minimrcnn.roi_ops import sampling
+from minimrcnn.roi_ops.sampling import axis
+from tests.roi_problems import gradient, laid_out, sampled_problems, seeds
 
 
-@given(problems())
-def test_roi_align_is_torchvisions_forward_and_backward(problem):
+@given(sampled_problems(), st.booleans())
+def test_roi_align_is_torchvisions_forward_and_backward(problem, aligned):
     features, rois, settings = problem
-    ours, theirs = features.clone().requires_grad_(), features.clone().requires_grad_()
-    output = roi_ops.roi_align(ours, rois, **settings)
-    reference = torchvision.ops.roi_align(theirs, rois, **settings)
-    torch.testing.assert_close(output, reference, rtol=0, atol=1e-5)
-    weight = torch.randn(output.shape, generator=torch.Generator().manual_seed(0))
-    (output * weight).sum().backward()
-    (reference * weight).sum().backward()
-    torch.testing.assert_close(ours.grad, theirs.grad, rtol=0, atol=2e-5)
+    ours, our_gradient = gradient(roi_ops.roi_align, features, rois, **settings, aligned=aligned)
+    theirs, their_gradient = gradient(torchvision.ops.roi_align, features, rois, **settings, aligned=aligned)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+    torch.testing.assert_close(our_gradient, their_gradient, rtol=0, atol=2e-5)
+
+
+@given(sampled_problems(), st.booleans(), st.sampled_from(["average", "max"]))
+def test_the_loop_is_the_same_forward_and_backward(problem, aligned, reduce):
+    features, rois, settings = problem
+    settings = {**settings, "aligned": aligned, "reduce": reduce}
+    ours, our_gradient = gradient(roi_ops.roi_align, features, rois[:3], **settings)
+    loop, loop_gradient = gradient(roi_ops.roi_align_loop, features, rois[:3], **settings)
+    torch.testing.assert_close(ours, loop, rtol=0, atol=1e-5)
+    if reduce == "average" or clear_winner(features, rois[:3], settings):
+        torch.testing.assert_close(our_gradient, loop_gradient, rtol=0, atol=2e-5)
+
+
+def clear_winner(features: torch.Tensor, rois: torch.Tensor, settings: dict) -> bool:
+    """Whether no two points of a bin come out equal: of such, a rounding says which gets the gradient."""
+    height, width = 2 * [n] if isinstance(n := settings["output_size"], int) else n
+    n = settings["sampling_ratio"]
+    if n <= 0:
+        return False
+    finer = {**settings, "output_size": (height * n, width * n), "sampling_ratio": 1, "reduce": "average"}
+    points = roi_ops.roi_align(features, rois, **finer).unflatten(2, (height, n)).unflatten(4, (width, n))
+    ranked = points.transpose(3, 4).flatten(4).sort(dim=4).values
+    return bool((ranked.diff(dim=4) > 1e-5).all())
+
+
+@pytest.mark.parametrize("implementation", ["auto", "loop", "pytorch", "torchvision"])
+@pytest.mark.parametrize("as_list", [False, True])
+def test_all_implementations_take_both_forms_of_rois(implementation, as_list):
+    features = torch.randn(2, 3, 6, 9, generator=torch.Generator().manual_seed(0))
+    boxes = [torch.tensor([[4.0, 4, 30, 20]]), torch.tensor([[0.0, 3, 12, 22], [1, 1, 5, 5]])]
+    rois = torch.tensor([[0, 4.0, 4, 30, 20], [1, 0, 3, 12, 22], [1, 1, 1, 5, 5]])
+    theirs = torchvision.ops.roi_align(features, rois, (2, 3), 0.25, 2, True)
+    ours = roi_ops.roi_align(
+        features, boxes if as_list else rois, (2, 3), 0.25, 2, True, implementation=implementation
+    )
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+
+
+def test_the_largest_point_by_hand():
+    """f(x, y) = x + 10 y: a bin's largest point is its last one, half a step beyond the middle."""
+    features = (torch.arange(8.0)[None] + 10 * torch.arange(8.0)[:, None])[None, None]
+    roi = torch.tensor([[0, 1.0, 2, 3, 4]])
+    crop = roi_ops.roi_align(features, roi, 1, 1.0, 2, False, "max")
+    assert crop.item() == pytest.approx(2.5 + 10 * 3.5)
+
+
+@pytest.mark.parametrize("sampling_ratio", [0, 2])
+@pytest.mark.parametrize("pixels", [40, 400])
+def test_many_rois_are_cropped_in_parts(monkeypatch, sampling_ratio, pixels):
+    """Where the RoIs do not fit into one chunk, the parts come out in their places."""
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(2, 3, 40, 50, generator=generator)
+    size = pixels ** torch.rand(60, 2, generator=generator)
+    corner = torch.rand(60, 2, generator=generator) * torch.tensor([190.0, 150])
+    rois = torch.cat([torch.randint(2, (60, 1), generator=generator).float(), corner, corner + size], dim=1)
+    rest = rois, 7, 0.25, sampling_ratio, True
+    monkeypatch.setattr(sampling, "CHUNK", 1 << 13)
+    ours, our_gradient = gradient(roi_ops.roi_align, features, *rest)
+    theirs, their_gradient = gradient(torchvision.ops.roi_align, features, *rest)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-5)
+    torch.testing.assert_close(our_gradient, their_gradient, rtol=0, atol=2e-5)
 
 
 @given(seeds, st.sampled_from([0, 2]), st.booleans(), st.sampled_from([7, 14]))
@@ -83,13 +103,52 @@ def test_roi_align_at_fractional_corners(seed, sampling_ratio, aligned, output_s
 
 @pytest.mark.parametrize("sampling_ratio", [0, 1, 2])
 @pytest.mark.parametrize("aligned", [False, True])
-def test_gradient_in_double(sampling_ratio, aligned):
+@pytest.mark.parametrize("reduce", ["average", "max"])
+def test_gradient_in_double(sampling_ratio, aligned, reduce):
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(2, 2, 5, 4, generator=generator, dtype=torch.float64, requires_grad=True)
-    rois = torch.tensor([[0, 1.5, 2.25, 11, 17], [1, -3, 0, 6, 9], [1, 5, 5, 5, 5]], dtype=torch.float64)
-    assert torch.autograd.gradcheck(
-        lambda x: roi_ops.roi_align(x, rois, 2, 0.25, sampling_ratio, aligned), (features,)
+    rois = torch.tensor(
+        [[0, 1.5, 2.25, 11, 17], [1, -3, 0.5, 6, 9], [1, 5, 5, 5.5, 5.25]], dtype=torch.float64
     )
+    assert torch.autograd.gradcheck(
+        lambda x: roi_ops.roi_align(x, rois, 2, 0.25, sampling_ratio, aligned, reduce), (features,)
+    )
+
+
+def test_float64_is_computed_in_float64():
+    """Against torchvision in float64; a third is where float32 would show."""
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(1, 2, 9, 9, generator=generator, dtype=torch.float64)
+    rois = torch.tensor([[0, 1 / 3, 2 / 3, 7 / 3, 16 / 3]], dtype=torch.float64)
+    theirs = torchvision.ops.roi_align(features, rois, 3, 1.0, 3, True)
+    ours = roi_ops.roi_align(features, rois, 3, 1.0, 3, True)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_half_precision_sums_in_float32(dtype, layout):
+    """Crops and gradient are those of float32, rounded once to the features' dtype."""
+    generator = torch.Generator().manual_seed(0)
+    features = laid_out(torch.randn(2, 5, 12, 16, generator=generator).to(dtype), layout)
+    rois = torch.tensor([[0, 3.0, 4, 50, 40], [1, 0, 0, 64, 48], [1, 20, 10, 33, 21]])
+    crops, our_gradient = gradient(roi_ops.roi_align, features, rois, 7, 0.25)
+    exact = roi_ops.roi_align(features.float(), rois, 7, 0.25)
+    assert crops.dtype == our_gradient.dtype == dtype
+    torch.testing.assert_close(crops, exact.to(dtype), rtol=0, atol=0)
+    weight = torch.randn(crops.shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+    wide = features.float().requires_grad_()
+    (roi_ops.roi_align(wide, rois, 7, 0.25) * weight.float()).sum().backward()
+    torch.testing.assert_close(our_gradient, wide.grad.to(dtype), rtol=0, atol=0)
+
+
+def test_only_the_maps_that_need_a_gradient_get_one():
+    features = [f.requires_grad_(i == 1) for i, f in enumerate(pyramid(0))]
+    boxes = torch.tensor([[3.0, 4, 20, 30], [0, 0, 60, 55]])
+    rest = (boxes, torch.tensor([0, 1]), torch.tensor([0, 1]), (4, 8, 16, 32), 7, 2, False)
+    roi_ops.pyramid_roi_align(features, *rest).sum().backward()
+    assert [f.grad is not None for f in features] == [False, True, False, False]
+    assert bool(features[1].grad.any())
 
 
 def test_no_rois_give_no_crops_and_a_gradient_of_zero():
@@ -137,6 +196,20 @@ def test_levels_are_torchvisions(seed):
     boxes = torch.cat([near_boxes, torch.cat([corner, corner + size], dim=1)])
     theirs = LevelMapper(2, 5)([boxes])
     assert torch.equal(roi_ops.assign_levels(boxes, 4, 224.0, ("outside", 1e-6)), theirs)
+
+
+@given(seeds, st.sampled_from([("outside", 1e-6), ("inside", 1e-6), ("inside", 1e-8)]))
+def test_levels_are_equation_1_with_every_published_epsilon(seed, epsilon):
+    """Against Python's float64, away from the turning points, where float32 decides."""
+    sides = 900 * torch.rand(200, 2, generator=torch.Generator().manual_seed(seed)) + 1
+    boxes = torch.cat([torch.zeros(200, 2), sides], dim=1)
+    where, small = epsilon
+    found = roi_ops.assign_levels(boxes, 4, 224.0, epsilon).tolist()
+    for (width, height), level in zip(sides.tolist(), found, strict=True):
+        ratio = math.sqrt(width * height) / 224
+        k = 4 + (math.log2(ratio) + small if where == "outside" else math.log2(ratio + small))
+        if abs(k - round(k)) > 1e-5:
+            assert level == min(max(math.floor(k), 2), 5) - 2
 
 
 def test_an_empty_roi_reads_the_finest_level():

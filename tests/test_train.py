@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import math
 import os
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import tiny_config, write_dataset
+from tiny import tiny_config, typed, write_dataset
 from torch import nn
 
 from minimrcnn import weights
@@ -121,7 +122,7 @@ def test_start_up_says_what_nobody_typed(data, tmp_path, capsys):
     run(data, tmp_path / "run", steps=1, base_batch=16, lr=0.02, warmup=5)
     said = capsys.readouterr().out
     assert "learning rate: 0.0025 = 0.02 * 2 / 16 (linear rule" in said
-    assert "6 pictures, 2 classes; num_classes 3" in said
+    assert "6 pictures, num_classes 3 (2 and the background)" in said
     assert "the warm-up of 5 steps is no shorter than the run" in said
 
 
@@ -157,14 +158,51 @@ def test_other_recipes_train_and_resume(data, tmp_path, monkeypatch, recipe, cap
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_finishes_the_step_and_saves(data, reference, tmp_path, monkeypatch, capsys, number):
     at_step(monkeypatch, 6, lambda: os.kill(os.getpid(), number))
+    before = signal.getsignal(number)
     with pytest.raises(KeyboardInterrupt):
         run(data, tmp_path / "run")
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(number) is before
     assert checkpoint.load(tmp_path / "run" / "checkpoint.pt")["step"] == 6
     assert "stopped after step 6" in capsys.readouterr().out
     monkeypatch.undo()
     run(data, tmp_path / "run", resume=True)
     assert losses(tmp_path / "run") == losses(reference)
+
+
+@pytest.mark.slow
+def test_a_signal_to_the_whole_process_group_saves(data, tmp_path):
+    """As a terminal sends Ctrl-C, and a cluster SIGTERM: to the workers as well, which must read on."""
+    config = tiny_config(steps=60, workers=2, checkpoint_every=1000)
+    whole, parts, log = tmp_path / "whole", tmp_path / "parts", tmp_path / "parts" / "log.jsonl"
+    train.train(config, data, whole, device="cpu")
+    command = [
+        sys.executable,
+        "-m",
+        "minimrcnn",
+        "train",
+        "--config",
+        "mini",
+        "--device",
+        "cpu",
+        *typed(config),
+    ]
+    command += ["--data", str(data), "--out", str(parts), "--no-evaluate"]
+    for number, resume in ((signal.SIGTERM, []), (signal.SIGINT, ["--resume"])):
+        begun = len(read_log(log))
+        with subprocess.Popen(
+            [*command, *resume], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env={**ENVIRONMENT, "OMP_NUM_THREADS": "1"}, start_new_session=True,
+        ) as child:  # fmt: skip
+            _wait_until(lambda: len(read_log(log)) > begun + 3, child)  # noqa: B023
+            os.killpg(child.pid, number)
+            said, errors = child.communicate(timeout=120)
+        steps = len(read_log(log))
+        assert begun < steps < 60 and child.returncode == 130
+        assert checkpoint.load(parts / "checkpoint.pt")["step"] == steps
+        assert f"stopped after step {steps} and saved {parts / 'checkpoint.pt'}. To go on:" in said
+        assert "worker" not in errors and "Traceback" not in errors
+    train.train(config, data, parts, resume=True, device="cpu")
+    assert losses(parts) == losses(whole)
 
 
 def test_a_second_signal_stops_at_once(data, tmp_path, monkeypatch):
@@ -261,7 +299,7 @@ def _written(path):
 
 def _wait_until(true, child):
     while not true():
-        assert child.poll() is None, child.stderr.read().decode()
+        assert child.poll() is None, child.stderr.read()
         time.sleep(0.002)
 
 
@@ -298,8 +336,8 @@ def test_resume_with_other_settings(data, reference, field, value):
 
 def test_resume_of_another_architecture(data, reference):
     config = tiny_config()
-    config = replace(config, architecture=replace(config.architecture, box_hidden=32))
-    with pytest.raises(UserError, match=r"architecture\.box_hidden: 16, 32"):
+    config = replace(config, architecture=replace(config.architecture, box_hidden=48))
+    with pytest.raises(UserError, match=r"architecture\.box_hidden: 32, 48"):
         train.train(config, data, reference, resume=True, device="cpu")
 
 
@@ -339,6 +377,19 @@ def test_bad_data_stops_before_anything_is_written(tmp_path):
     with pytest.raises(UserError, match=r"cannot be trained on(.|\n)*annotation 1 \(image 1\)"):
         run(data, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_the_annotations_are_read_once(data, tmp_path, monkeypatch):
+    """COCO's own, 450 MB of JSON, take many seconds."""
+    opened, original = [], io.open
+
+    def noted(file, *rest, **named):
+        opened.append(Path(str(file)).name)
+        return original(file, *rest, **named)
+
+    monkeypatch.setattr(io, "open", noted)
+    run(data, tmp_path / "run", steps=1)
+    assert opened.count("instances_train.json") == 1
 
 
 def test_a_broken_picture_is_named_by_the_worker_that_met_it(tmp_path):

@@ -1,4 +1,4 @@
-"""A data set of rectangles and a model that trains on it in milliseconds; and a program that does so.
+"""A data set of rectangles, and little.py's model trained on it in milliseconds; and a program that does so.
 
 python tests/tiny.py DATA OUT [--resume] [--steps N] [--workers N] [--slow-save]
 """
@@ -8,14 +8,14 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from little import LITTLE
 from PIL import Image
 
-from minimrcnn.config import ARCHITECTURES
 from minimrcnn.engine import checkpoint
 from minimrcnn.engine.train import train
 from minimrcnn.recipes import CONFIGS, Config
@@ -25,23 +25,8 @@ CLASSES = {3: "square", 7: "wide"}  # raw category ids with a gap
 
 
 def tiny_config(**recipe: object) -> Config:
-    """The `mini` configuration, shrunk to some 30,000 parameters."""
-    architecture = replace(
-        ARCHITECTURES["mini"],
-        widths=(8, 16, 16, 16),
-        stem_width=8,
-        fpn_channels=16,
-        rpn_samples=32,
-        rpn_pre_nms=(40, 40),
-        rpn_post_nms_train=40,
-        rpn_post_nms_test=40,
-        roi_samples=16,
-        box_hidden=16,
-        mask_convs=1,
-        mask_channels=16,
-        min_size=(SIDE,),
-        max_size=SIDE,
-    )
+    """The `mini` configuration with the little architecture, for pictures of SIDE."""
+    architecture = replace(LITTLE, min_size=(SIDE,), max_size=SIDE)
     defaults = {
         "steps": 12,
         "warmup": 2,
@@ -52,6 +37,19 @@ def tiny_config(**recipe: object) -> Config:
     }
     mini = CONFIGS["mini"]
     return replace(mini, architecture=architecture, recipe=replace(mini.recipe, **(defaults | recipe)))
+
+
+def typed(config: Config) -> list[str]:
+    """What makes `config` of the `mini` configuration on the command line: --set field=value ..."""
+    words = []
+    for section in ("architecture", "recipe"):
+        old, new = getattr(CONFIGS["mini"], section), getattr(config, section)
+        for name in (field.name for field in fields(new)):
+            value = getattr(new, name)
+            if value != getattr(old, name):
+                text = ",".join(map(str, value)) if isinstance(value, tuple) else value
+                words += ["--set", f"{section}.{name}={text}"]
+    return words
 
 
 def write_dataset(

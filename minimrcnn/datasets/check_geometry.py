@@ -9,8 +9,9 @@ import sys
 import numpy as np
 from tqdm import tqdm
 
-from minimrcnn.datasets.coco import is_coco_line, rasterise
+from minimrcnn.datasets.coco import is_coco_line
 from minimrcnn.datasets.findings import Findings, at
+from minimrcnn.datasets.segmentations import rasterise
 
 ROUNDING = 1.0  # px by which a box may leave the picture: annotation tools round
 MASK_SLACK = (2.0, 0.25)  # px, and share of the box's side, by which a mask and its box may disagree

@@ -10,24 +10,21 @@ import contextlib
 import glob
 import io
 import json
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
-from pycocotools import mask as rle_tools
 from pycocotools.coco import COCO
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from minimrcnn.datasets.pictures import read_picture
+from minimrcnn.datasets.segmentations import rasterise
 from minimrcnn.errors import UserError
 from minimrcnn.structures import MaskCrops
 
-_EXIF_ORIENTATION = 0x0112
-_OFF_ON = np.array([0, 1], np.uint8)
 # The two annotations of COCO train2017 whose box is a line, with their pictures: left out, as everyone does.
 COCO_LINES = {918: 200365, 2206849: 550395}
 _REQUIRED = {
@@ -126,17 +123,14 @@ def find_split(folder: Path, split: str) -> tuple[Path, Path]:
     return files[0], places[0]
 
 
-def read_coco(path: Path) -> COCO:
-    """An annotation file as pycocotools' COCO, without its prints.
-
-    `iscrowd` and `area`, which the evaluation reads, are filled in where they are missing: 0, and the
-    area of the box.
+def read_json(path: Path) -> object:
+    """What a JSON file holds.
 
     Raises:
-        UserError: the file is missing, not JSON (line and column are named), or not COCO's format.
+        UserError: the file is missing, or not JSON; line and column are named.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:
         raise UserError(
             f"{path} is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}. "
@@ -144,6 +138,26 @@ def read_coco(path: Path) -> COCO:
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"The annotation file {path} cannot be read: {error}.") from None
+
+
+def read_coco(path: Path) -> COCO:
+    """An annotation file as pycocotools' COCO.
+
+    Raises:
+        UserError: as `read_json` and `as_coco`.
+    """
+    return as_coco(read_json(path), path)
+
+
+def as_coco(content: object, path: Path) -> COCO:
+    """The content of the annotation file `path` as pycocotools' COCO, without its prints.
+
+    `iscrowd` and `area`, which the evaluation reads, are filled in where they are missing: 0, and the
+    area of the box.
+
+    Raises:
+        UserError: it is not in COCO's format.
+    """
     for part, keys in _REQUIRED.items():
         rows = content.get(part) if isinstance(content, dict) else None
         if not isinstance(rows, list):
@@ -177,55 +191,6 @@ def _check_rows(path: Path, part: str, rows: list, keys: dict[str, type]) -> Non
         seen.add(row["id"])
 
 
-def read_picture(path: Path, width: int | None, height: int | None) -> Tensor:
-    """A picture as (3, H, W) uint8, RGB, of native size.
-
-    Transparency is dropped; 16-bit grey keeps its upper eight bits. `width` and `height` are what
-    the annotation file says, in pixels; None takes any. A picture is turned as EXIF says, unless only
-    the unturned one has that size: some annotation tools look at EXIF and some do not.
-
-    Raises:
-        UserError: the file is missing, cut short, no picture, or of another size.
-    """
-    try:
-        with warnings.catch_warnings(), Image.open(path) as picture:
-            warnings.simplefilter("ignore", UserWarning)  # damaged EXIF; palettes with transparency
-            picture.load()
-            bands = _to_rgb(_upright(picture, width, height)).split()
-            pixels = np.stack([np.asarray(band) for band in bands])  # (3, H, W)
-    except FileNotFoundError:
-        raise UserError(f"The picture {path} is missing.") from None
-    except Exception as error:  # a damaged file makes Pillow's readers raise almost anything
-        raise UserError(f"The picture {path} cannot be read whole: {error}. Fetch it again.") from None
-    found = pixels.shape[2], pixels.shape[1]
-    if (width or found[0], height or found[1]) != found:
-        raise UserError(
-            f"The picture {path} is {found[0]} x {found[1]} pixels, but its annotation file says "
-            f"{width} x {height}. Put right the one or the other, or the boxes will not fit."
-        )
-    return torch.from_numpy(pixels)
-
-
-def _upright(picture: Image.Image, width: int | None, height: int | None) -> Image.Image:
-    """Turned as EXIF says, unless the stated size fits only the picture as it is stored."""
-    orientation = picture.getexif().get(_EXIF_ORIENTATION, 1)
-    if orientation == 1:
-        return picture
-    w, h = picture.size
-    turned = (h, w) if orientation in (5, 6, 7, 8) else (w, h)
-    fits = (width or turned[0], height or turned[1]) == turned
-    return ImageOps.exif_transpose(picture) if fits else picture
-
-
-def _to_rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion would clip it at 255
-        values = np.asarray(picture).astype(np.int64).clip(0, 65535)
-        picture = Image.fromarray((values >> 8).astype(np.uint8))
-    if picture.mode == "F":
-        raise ValueError("its samples are floating-point numbers, which have no common brightest value")
-    return picture if picture.mode == "RGB" else picture.convert("RGB")
-
-
 def to_xyxy(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """COCO's x y w h (N, 4) to x1 y1 x2 y2 float32, clipped to pictures of `sizes` (N, 2), (w, h)."""
     corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
@@ -240,61 +205,6 @@ def flip_boxes(boxes: np.ndarray, width: int, height: int, hflip: bool, vflip: b
     if vflip:
         y1, y2 = height - y2, height - y1
     return np.stack([x1, y1, x2, y2], axis=1)
-
-
-def run_lengths(segmentation: list | dict, width: int, height: int) -> np.ndarray:
-    """A mask as run lengths (R,) int64: off, on, off, ..., down the columns, left to right.
-
-    Polygons are drawn by pycocotools; all of an annotation's polygons together are one object.
-
-    Raises:
-        ValueError: the runs do not make a picture of this size.
-    """
-    if isinstance(segmentation, list):
-        if not all(np.abs(polygon).max(initial=0) < 1e6 for polygon in segmentation):
-            raise ValueError("a coordinate is not finite, or beyond a million pixels")  # would crash C code
-        segmentation = rle_tools.merge(rle_tools.frPyObjects(segmentation, height, width))
-    if list(segmentation["size"]) != [height, width]:
-        raise ValueError(f"its size [height, width] is {segmentation['size']}, not {[height, width]}")
-    counts = segmentation["counts"]
-    if isinstance(counts, list):
-        runs = np.array(counts, dtype=np.int64)
-    else:
-        # COCO's compression: five bits a character, the lowest first, bit 5 says that more follow,
-        # bit 4 of the last is the sign; from the fourth on, each run less the run two before it.
-        text = np.frombuffer(counts.encode() if isinstance(counts, str) else counts, np.uint8)
-        bits = text.astype(np.int64) - 48
-        last = np.flatnonzero((bits & 32) == 0)
-        first = np.concatenate([[0], last[:-1] + 1])
-        shift = 5 * (np.arange(len(bits)) - np.repeat(first, last - first + 1))
-        runs = np.add.reduceat((bits & 31) << shift, first)
-        runs -= ((bits[last] >> 4) & 1) << (shift[last] + 5)
-        runs[1::2] = runs[1::2].cumsum()
-        runs[2::2] = runs[2::2].cumsum()
-    if (runs < 0).any() or runs.sum() != height * width:
-        raise ValueError(f"its runs do not add up to {height} x {width} pixels")
-    return runs
-
-
-def rasterise(segmentation: list | dict | None, width: int, height: int) -> tuple[np.ndarray, list[int]]:
-    """One annotation's mask, cut to its tight box: pixels (h, w) uint8 and the box x1 y1 x2 y2.
-
-    Pixel for pixel pycocotools' `annToMask`, without unpacking the rest of the picture. A mask
-    without any pixel is (0, 0) with the box 0 0 0 0.
-    """
-    runs = run_lengths(segmentation, width, height) if segmentation else np.zeros(0, np.int64)
-    ends = runs.cumsum()
-    on = np.flatnonzero(runs[1::2]) * 2 + 1
-    if not len(on):
-        return np.zeros((0, 0), np.uint8), [0, 0, 0, 0]
-    (left, top), (right, bottom) = divmod(ends[on - 1], height), divmod(ends[on] - 1, height)  # inclusive
-    x1, x2 = int(left[0]), int(right[-1]) + 1
-    y1, y2 = int(top.min()), int(bottom.max()) + 1
-    if (left != right).any():  # a run that goes on in the next column touches bottom and top
-        y1, y2 = 0, height
-    edges = np.clip(np.concatenate([[0], ends]), x1 * height, x2 * height)
-    columns = np.repeat(np.resize(_OFF_ON, len(runs)), np.diff(edges)).reshape(x2 - x1, height)
-    return columns[:, y1:y2].T, [x1, y1, x2, y2]
 
 
 def is_coco_line(annotation: dict) -> bool:
@@ -312,8 +222,14 @@ class CocoDataset(Dataset):
         aspect_ratios: list[float], width / height, in the same order.
     """
 
-    def __init__(self, annotations: Path, images: Path, class_map: ClassMap | None = None) -> None:
+    def __init__(
+        self, annotations: Path, images: Path, class_map: ClassMap | None = None, coco: COCO | None = None
+    ) -> None:
         """Read the annotations and check what is cheap to check; no picture is opened yet.
+
+        Args:
+            class_map: the labels to give; by default those of the categories in the file.
+            coco: the annotations, where they have been read already: COCO's own take seconds.
 
         Raises:
             UserError: a file or folder is missing, or an annotation cannot be trained on.
@@ -321,7 +237,7 @@ class CocoDataset(Dataset):
         self.annotations, self.images = Path(annotations), Path(images)
         if not self.images.is_dir():
             raise UserError(f"There is no picture folder {self.images}.")
-        self.coco = read_coco(self.annotations)
+        self.coco = coco or read_coco(self.annotations)
         self.class_map = class_map or ClassMap.from_coco(self.coco)
         self.image_ids = sorted(self.coco.imgs)
         images_in_order = [self.coco.imgs[i] for i in self.image_ids]

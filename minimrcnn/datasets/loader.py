@@ -10,8 +10,10 @@ smaller than a batch fills each batch from as many epochs as it takes.
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
+import weakref
 from collections.abc import Iterator
 
 import torch
@@ -24,6 +26,8 @@ from minimrcnn.randomness import fold, uniform
 from minimrcnn.structures import MaskCrops
 
 _STREAM = 0xDA7A  # keeps these draws apart from the model's, whose keys begin with the seed as well
+GRACE = 30  # seconds that a worker reads on after SIGTERM
+_READING: weakref.WeakSet = weakref.WeakSet()  # what workers are reading for
 
 
 class StepSampler(Sampler[list[Request]]):
@@ -121,7 +125,10 @@ class _Loader(DataLoader):
     """Yields (images, targets), and raises here the UserError of a worker."""
 
     def __iter__(self) -> Iterator[tuple[list[Tensor], list[dict]]]:
-        for batch in super().__iter__():
+        batches = super().__iter__()
+        if self.num_workers:
+            _READING.add(batches)
+        for batch in batches:
             if isinstance(batch, UserError):
                 # A new error: one that this frame held by name would keep frame and workers alive.
                 raise UserError(str(batch))
@@ -149,9 +156,24 @@ def _unpack(target: dict) -> dict:
 
 
 def _start_worker(_: int) -> None:
-    """Leaves Ctrl-C to the main process, which ends its workers in order; one thread a worker."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # SIGTERM must work: it is how Python ends a worker at exit
+    """One thread a worker; and it reads on when Ctrl-C or SIGTERM comes, for the main process's last step.
+
+    A terminal sends Ctrl-C, and a cluster SIGTERM, to every process of a run. The main process finishes
+    its step, saves, and ends its workers. GRACE is for a main process that cannot: a worker that ignored
+    SIGTERM for good would be waited for for ever when multiprocessing ends it so.
+    """
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "SIGALRM"):  # Windows has neither
+        signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))
+
+
+@atexit.register
+def _end_workers() -> None:
+    """In order, by way of their queues, also those that an unhandled error's traceback keeps alive."""
+    for batches in list(_READING):
+        batches._shutdown_workers()
 
 
 def _loader(dataset: CocoDataset, batches: Sampler | list, workers: int) -> DataLoader:

@@ -76,6 +76,14 @@ class Group:
         )
 
 
+def joined(device: torch.device | str) -> Group:
+    """The group that this process belongs to: the one that `processes` has joined, or a group of one."""
+    device = torch.device(device)
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return Group(0, 1, device)
+    return Group(distributed.get_rank(), distributed.get_world_size(), device)
+
+
 @contextmanager
 def processes(device: str = "auto") -> Iterator[Group]:
     """Join the group that torchrun started, or be a group of one.
@@ -88,7 +96,7 @@ def processes(device: str = "auto") -> Iterator[Group]:
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1 or "RANK" not in os.environ:
-        yield Group(0, 1, choose_device(device))
+        yield joined(choose_device(device))
         return
     chosen = choose_device(device, local_rank=int(os.environ.get("LOCAL_RANK", "0")))
     mine = not distributed.is_initialized()
@@ -99,7 +107,7 @@ def processes(device: str = "auto") -> Iterator[Group]:
         # With GPUs both: what the host has to know of the others goes over the CPU, and waits for no GPU.
         backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
         distributed.init_process_group(backend, device_id=chosen if on_gpu else None)
-    group = Group(distributed.get_rank(), distributed.get_world_size(), chosen)
+    group = joined(chosen)
     yield group
     if mine:
         group.wait()

@@ -19,15 +19,15 @@ from pathlib import Path
 import numpy as np
 import pycocotools.mask as rle_codec
 import torch
-import torch.distributed as dist
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from minimrcnn import pasting
-from minimrcnn.datasets.coco import ClassMap, CocoDataset, find_split
+from minimrcnn.datasets.coco import ClassMap, CocoDataset, find_split, read_coco
 from minimrcnn.datasets.loader import eval_loader
+from minimrcnn.engine.distributed import joined
 from minimrcnn.errors import UserError
 
 FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
@@ -46,9 +46,9 @@ def open_split(folder: Path, split: str, class_map: ClassMap) -> CocoDataset:
     Raises UserError with the differences, and what `find_split` and the reader raise.
     """
     annotations, images = find_split(folder, split)
-    dataset = CocoDataset(annotations, images)
-    check_classes(class_map, dataset.class_map, annotations)
-    return dataset if dataset.class_map == class_map else CocoDataset(annotations, images, class_map)
+    coco = read_coco(annotations)
+    check_classes(class_map, ClassMap.from_coco(coco), annotations)
+    return CocoDataset(annotations, images, class_map, coco)
 
 
 def check_classes(model: ClassMap, data: ClassMap, where: Path) -> None:
@@ -146,12 +146,13 @@ def detect(
     workers: int = 2,
     amp: str = "off",
 ) -> list[dict]:
-    """COCO results of this process' share of a data set (all of it, without torch.distributed)."""
-    rank, world = _place()
-    loader = eval_loader(dataset, batch_size, workers, rank, world)
-    share = len(range(rank, len(dataset), world))
+    """COCO results of this process's share of a data set; all of it, where there is one process."""
+    group = joined(device)
+    loader = eval_loader(dataset, batch_size, workers, group.rank, group.world)
+    share = len(range(group.rank, len(dataset), group.world))
     results = []
-    with inference(model, device), tqdm(total=share, desc="detect", unit="image", disable=rank > 0) as bar:
+    shown = tqdm(total=share, desc="detect", unit="image", disable=not group.first)
+    with inference(model, device), shown as bar:
         for images, targets in loader:
             found = run(model, images, device, amp)
             for image, target, detections in zip(images, targets, found, strict=True):
@@ -159,22 +160,6 @@ def detect(
                 results += coco_results(model, detections, image_id, size, dataset.class_map)
             bar.update(len(images))
     return results
-
-
-def _place() -> tuple[int, int]:
-    """(rank, number of processes)."""
-    running = dist.is_available() and dist.is_initialized()
-    return (dist.get_rank(), dist.get_world_size()) if running else (0, 1)
-
-
-def gather(results: list[dict]) -> list[dict]:
-    """The results of all processes, on every process; without torch.distributed, the same list."""
-    _, world = _place()
-    if world == 1:
-        return results
-    shares: list[list[dict]] = [[] for _ in range(world)]
-    dist.all_gather_object(shares, results)
-    return [result for share in shares for result in share]
 
 
 # ---------------------------------------------------------------- figures
@@ -191,15 +176,17 @@ def evaluate(
 ) -> dict:
     """Run the model over a data set and measure it.
 
-    batch_size: pictures at once on this process. Under torch.distributed every process runs its share, the
-    results are gathered, and the process of rank 0 computes; the others return {}.
+    batch_size: pictures at once on this process. Where several processes work together each runs its
+    share, the results are gathered, and the first process computes; the others return {}.
 
     Returns {"bbox": the twelve FIGURES, "segm": the twelve (absent without a mask branch),
     "per_category": {name: {"bbox": CATEGORY_FIGURES, "segm": ...}}, "images": number of pictures}.
     A figure is -1 where the data set has nothing to measure it on (no large objects: APl is -1).
     """
-    results = gather(detect(model, dataset, batch_size=batch_size, device=device, workers=workers, amp=amp))
-    if _place()[0] > 0:
+    group = joined(device)
+    found = detect(model, dataset, batch_size=batch_size, device=device, workers=workers, amp=amp)
+    results = [result for share in group.everyones(found) for result in share]
+    if not group.first:
         return {}
     kinds = ["bbox", "segm"] if has_masks(model, results) else ["bbox"]
     metrics: dict = {"per_category": {}}
@@ -312,7 +299,7 @@ def machine(device: torch.device | str) -> dict:
     return {
         "device": name,
         "threads": torch.get_num_threads(),
-        "processes": _place()[1],
+        "processes": joined(device).world,
         "system": platform.system(),
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -94,9 +94,11 @@ class Progress:
         elif self.shown and (time.monotonic() - self.said > PLAIN_LINE_EVERY or step == steps):
             self.said = time.monotonic()
             each = (self.said - self.began) / (step - self.first_step)
-            left = "?" if math.isinf(steps) else time.strftime("%H:%M:%S", time.gmtime(each * (steps - step)))
+            of, left = "?", "?"
+            if not math.isinf(steps):
+                of, left = f"{steps:g}", time.strftime("%H:%M:%S", time.gmtime(each * (steps - step)))
             rate = f"{line['images_per_second']:.1f} images/s"
-            print(f"step {step}/{steps:g}  ETA {left}  {text}  {rate}", file=sys.stderr, flush=True)
+            print(f"step {step}/{of}  ETA {left}  {text}  {rate}", file=sys.stderr, flush=True)
 
     def __exit__(self, *_: object) -> None:
         if self.bar is not None:

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from minimrcnn.datasets.coco import ClassMap, CocoDataset, rasterise, read_picture
+from minimrcnn.datasets.coco import ClassMap, CocoDataset
+from minimrcnn.datasets.pictures import read_picture
+from minimrcnn.datasets.segmentations import rasterise
 from minimrcnn.engine.evaluate import coco_results, inference, run, write_json
 from minimrcnn.errors import UserError
 

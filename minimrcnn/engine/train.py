@@ -19,18 +19,20 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from minimrcnn import weights
-from minimrcnn.datasets.check import check_dataset, print_report
-from minimrcnn.datasets.coco import ClassMap, CocoDataset, find_split
+from minimrcnn.datasets.check import check_annotations, print_report
+from minimrcnn.datasets.coco import ClassMap, CocoDataset, as_coco, find_split, read_json
 from minimrcnn.datasets.loader import StepSampler, train_loader
 from minimrcnn.engine import checkpoint
 from minimrcnn.engine.distributed import Group, processes
 from minimrcnn.engine.interrupt import Stop, resume_command, stop_signals
 from minimrcnn.engine.log import Log, Progress
 from minimrcnn.engine.optimizer import build_optimizer, update
+from minimrcnn.engine.own_parts import own_names, parts_of_run, usable_parts
 from minimrcnn.engine.schedule import learning_rate, peak_rate, steps_that_fit
 from minimrcnn.engine.settings import config_to_plain
 from minimrcnn.errors import UserError
 from minimrcnn.model import MaskRCNN
+from minimrcnn.parts import DEFAULT, Parts
 from minimrcnn.randomness import fold
 from minimrcnn.recipes import Config
 
@@ -100,6 +102,7 @@ def train(
     time_limit: float | None = None,
     resume: bool = False,
     device: str = "auto",
+    parts: Parts = DEFAULT,
 ) -> None:
     """Train a model on the split `train` of the data set `data` and leave it in the folder `out`.
 
@@ -113,36 +116,45 @@ def train(
             is fixed and written down, and the run counts steps as any other; should the machine get slower
             then, it takes longer. recipe.steps is not used.
         device: "auto", "cpu", "cuda" or "cuda:N".
+        parts: functions of your own to train with. One that is unfit (`own_parts.usable_parts`) is replaced
+            by the package's, and the run says so. The checkpoint holds the names of those in use: give
+            the same to resume.
 
     Raises:
-        UserError: bad data, settings, or checkpoint; a loss that is not finite; a full disk.
+        UserError: bad data, settings, parts, or checkpoint; a loss that is not finite; a full disk.
         KeyboardInterrupt: Ctrl-C or SIGTERM, after the step was finished and the run saved.
     """
     began = time.monotonic()
     with processes(device) as group:
-        check_data(data, group)
-        dataset = CocoDataset(*find_split(data, "train"))
+        dataset = open_data(data, group)
         config = fitted(config, dataset.class_map)
         check_machine(config, group)
         saved = checkpoint.previous_run(config, dataset.class_map, out, resume)
         group.wait()  # all have looked before the first one writes
-        steps = run_steps(
-            start(config, dataset.class_map, group, saved, began, time_limit), dataset, out, time_limit
-        )
+        parts = usable_parts(parts, group) if saved is None else parts_of_run(saved, parts, out, group)
+        run = start(config, dataset.class_map, group, parts, saved, began, time_limit)
+        steps = run_steps(run, dataset, out, time_limit)
         group.wait()  # the others may want to read what the first one is still writing
         group.say(f"trained: {steps} steps, {out / 'checkpoint.pt'}")
 
 
-def check_data(data: Path, group: Group) -> None:
-    """The cheap part of `data check`. Raises UserError with the report where there are errors."""
+def open_data(data: Path, group: Group) -> CocoDataset:
+    """The split train, once it has passed the cheap part of `data check`.
+
+    Raises:
+        UserError: with the report of the check, where there are errors.
+    """
+    annotations, images = find_split(data, "train")
+    content = read_json(annotations)
     if group.first:
-        problems = check_dataset(data, split="train", cheap=True)
+        problems = check_annotations(content, images, file=annotations.name, cheap=True)
         report = io.StringIO()
         if print_report(problems, file=report):
             raise UserError(f"{data}: the data set cannot be trained on.\n{report.getvalue().rstrip()}")
         if problems:
             group.say(f"{data}: {report.getvalue().rstrip()}")
     group.wait()
+    return CocoDataset(annotations, images, coco=as_coco(content, annotations))
 
 
 def fitted(config: Config, class_map: ClassMap) -> Config:
@@ -170,12 +182,18 @@ def check_machine(config: Config, group: Group) -> None:
 
 
 def start(
-    config: Config, class_map: ClassMap, group: Group, saved: dict | None, began: float, limit: float | None
+    config: Config,
+    class_map: ClassMap,
+    group: Group,
+    parts: Parts,
+    saved: dict | None,
+    began: float,
+    limit: float | None,
 ) -> Run:
     """Model and optimiser, new or as the checkpoint `saved` has them."""
     recipe = config.recipe
     torch.manual_seed(recipe.seed)  # the first weights; nothing behind this line draws from torch's generator
-    model = weights.from_checkpoint(saved)[0] if saved else weights.build_model(config)
+    model = weights.from_checkpoint(saved, parts)[0] if saved else weights.build_model(config, parts)
     model.to(group.device).train()
     if recipe.channels_last:
         model.to(memory_format=torch.channels_last)
@@ -210,6 +228,7 @@ def state_of(run: Run) -> dict:
     return {
         **weights.to_checkpoint(run.model, run.class_map),
         "config": config_to_plain(run.config),
+        "parts": own_names(run.model.parts),
         "optimizer": run.optimizer.state_dict(),
         "scaler": run.scaler.state_dict(),
         "step": run.step,
@@ -239,9 +258,9 @@ def load_from(run: Run, dataset: CocoDataset) -> DataLoader:
 def announce(run: Run, pictures: int, limit: float | None) -> None:
     """Say what is about to happen, with every number that the user did not type."""
     r, say, classes = run.config.recipe, run.group.say, len(run.class_map.names)
-    say(f"data: {pictures} pictures, {classes} classes; num_classes {classes + 1} with the background")
-    threads = f", {torch.get_num_threads()} threads" if run.group.device.type == "cpu" else ""
-    say(f"device: {run.group.device}{threads}, {run.group.world} process(es), amp {r.amp}")
+    say(f"data: {pictures} pictures, num_classes {classes + 1} ({classes} and the background)")
+    threads = f"threads: {torch.get_num_threads()}, " if run.group.device.type == "cpu" else ""
+    say(f"device: {run.group.device} ({threads}processes: {run.group.world}), amp {r.amp}")
     say(
         f"learning rate: {peak_rate(r):g} = {r.lr:g} * {r.batch_size} / {r.base_batch} "
         "(linear rule: lr * batch_size / base_batch)"

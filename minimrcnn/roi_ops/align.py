@@ -1,141 +1,194 @@
-"""RoIAlign in vectorised PyTorch: every bin is a weighted sum of a few feature vectors.
+"""RoIAlign in vectorised PyTorch: every bin is a weighted sum of a few cells (paper, section 3, figure 3).
 
-Paper, section 3 and figure 3. Bilinear sampling at 4 points a bin reads 4 neighbours a point: with the
-map laid out as rows of C channels, a bin is the sum of 16 rows with 16 weights, which is what
-`F.embedding_bag` computes, forward and backward, in one call.
+sampling.py says which cells and which weights, gather.py sums them.
 """
 
 from __future__ import annotations
 
-import math
+import importlib.util
+from collections.abc import Iterator, Sequence
 
 import torch
-import torch.nn.functional as F
+import torchvision
 from torch import Tensor
 
+from minimrcnn.roi_ops.gather import Taps, weighted_sums
+from minimrcnn.roi_ops.loops import no_crops, roi_align_loop
+from minimrcnn.roi_ops.rois import at_least_float32, check_rois, one_of
+from minimrcnn.roi_ops.sampling import adaptive_points, chunks, extent, taps
+from minimrcnn.structures import constant
 
-def sample_points(
-    start: Tensor, length: Tensor, bins: int, counts: Tensor, most: int
-) -> tuple[Tensor, Tensor]:
-    """Where RoIs are sampled along one axis, in cells of the map.
-
-    Args:
-        start, length: (R,) where each RoI begins and how long it is.
-        counts: (R,) int64, sampling points a bin; most: the largest of them.
-
-    Returns:
-        positions (R, bins, most), and weights of the same shape: 1 / count, 0 past a RoI's own count.
-    """
-    step = (length / bins)[:, None, None]  # (R, 1, 1)
-    bin_index = torch.arange(bins, device=start.device, dtype=start.dtype)[:, None]
-    point = torch.arange(most, device=start.device, dtype=start.dtype)
-    number = counts.clamp(min=1)[:, None, None].to(start.dtype)
-    positions = start[:, None, None] + bin_index * step + (point + 0.5) * step / number
-    weights = torch.where(point < counts[:, None, None], 1 / number, 0.0).expand_as(positions)
-    return positions, weights
+IMPLEMENTATIONS = ("auto", "loop", "pytorch", "torchvision", "triton")
+REDUCE = ("average", "max")
 
 
-def neighbours(positions: Tensor, weights: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
-    """The two cells on either side of each position, and what each contributes.
-
-    Cell i has its value at coordinate i. Up to one cell outside the map the border's value is used,
-    farther out a point counts as zero: Detectron's rule, which all implementations share.
-
-    Args:
-        positions, weights: (R, P, S); size: cells along the axis, broadcast against them.
-
-    Returns:
-        (R, P, 2S) int64 indices and (R, P, 2S) weights.
-    """
-    inside = (positions >= -1) & (positions <= size)
-    clamped = torch.minimum(positions.clamp(min=0), (size - 1).to(positions.dtype))
-    low = clamped.floor()
-    high = torch.minimum(low + 1, (size - 1).to(positions.dtype))
-    upper = clamped - low  # the share of the high neighbour
-    weights = weights * inside
-    index = torch.cat([low, high], dim=-1).to(torch.int64)
-    return index, torch.cat([weights * (1 - upper), weights * upper], dim=-1)
-
-
-def axis(
-    low: Tensor, high: Tensor, bins: int, sampling_ratio: int, aligned: bool, size: Tensor, most: int
-) -> tuple[Tensor, Tensor]:
-    """Indices and weights of one axis, (R, bins, 2 * most) each, for RoIs from `low` to `high` in cells.
-
-    `most` is the largest number of points a bin that any of the RoIs may need.
-    """
-    if aligned:
-        # Pixel i covers [i, i+1) and has its value at its centre, i + .5: shift by that half.
-        low, high = low - 0.5, high - 0.5
-        length = high - low
-    else:
-        length = (high - low).clamp(min=1)
-    if sampling_ratio > 0:
-        counts = torch.full_like(low, sampling_ratio, dtype=torch.int64)
-    else:
-        # An aligned RoI may be empty or inside out: no points, so that its bins are 0. One that reaches
-        # far over the picture makes do with `most`: counted but not taken, points would lose weight.
-        counts = torch.ceil(length / bins).clamp(0, most).to(torch.int64)
-    positions, weights = sample_points(low, length, bins, counts, most)
-    return neighbours(positions, weights, size)
-
-
-def gather_bins(
-    table: Tensor,
-    rois: Tensor,
-    scale: Tensor,
+def crop(
+    maps: Sequence[Tensor],
+    rows: Sequence[Tensor],
     start: Tensor,
-    size: Tensor,
-    output_size: int,
+    length: Tensor,
+    batch: Tensor,
+    output_size: tuple[int, int],
     sampling_ratio: int,
-    aligned: bool,
 ) -> Tensor:
-    """RoIAlign on maps that lie as rows in one table.
+    """Bilinear crops with the average over each bin's points: (R, C, height, width), channels_last.
 
     Args:
-        table: (T, C), rows of one or several maps, each map row by row.
-        rois: (R, 4) xyxy in pixels of the resized picture.
-        scale: (R,) cells a pixel of the map each RoI reads; start: (R,) its first row in the table;
-        size: (R, 2) its (height, width).
-
-    Returns:
-        (R, C, output_size, output_size).
+        maps: (B, C, H, W) each. rows: for each map the RoIs that read it, int64.
+        start, length: (R, 2), x and y, where a RoI begins and how long it is, in cells of its map.
+        batch: (R,) int64.
     """
-    cells = rois.to(torch.float32) * scale[:, None]
-    height, width = size[:, 0, None, None], size[:, 1, None, None]
-    most = sampling_ratio
-    if sampling_ratio <= 0:  # as many points as the longest RoI has cells a bin
-        shifted = cells - 0.5 if aligned else cells  # for the rounding that `axis` will see
-        longest = (shifted[:, 2:] - shifted[:, :2]).amax().item() if len(cells) else 1
-        most = max(math.ceil(longest / output_size), 1)
-    y, weight_y = axis(cells[:, 1], cells[:, 3], output_size, sampling_ratio, aligned, height, most)
-    x, weight_x = axis(cells[:, 0], cells[:, 2], output_size, sampling_ratio, aligned, width, most)
-    rows = start[:, None, None] + y * width  # (R, P, 2S)
-    index = rows[:, :, None, :, None] + x[:, None, :, None, :]  # (R, P, P, 2S, 2S)
-    weight = weight_y[:, :, None, :, None] * weight_x[:, None, :, None, :]
-    bags = index.flatten(0, 2).flatten(1), weight.flatten(0, 2).flatten(1).to(table.dtype)
-    pooled = F.embedding_bag(bags[0], table, mode="sum", per_sample_weights=bags[1])  # (R * P * P, C)
-    return pooled.view(len(rois), output_size, output_size, table.shape[1]).permute(0, 3, 1, 2)
+    height, width = output_size
+    step = length / constant((width, height), length.device)  # (R, 2)
+
+    def parts() -> Iterator[Taps]:
+        for i, features in enumerate(maps):
+            for part in chunks(rows[i], step, height * width, sampling_ratio):
+                where = (start[part], step[part], batch[part], features.shape[2:])
+                yield Taps(i, part, *taps(*where, output_size, sampling_ratio))
+
+    sums = weighted_sums(parts(), len(start), height * width, maps)  # (R, height * width, C)
+    return sums.unflatten(1, output_size).permute(0, 3, 1, 2)
+
+
+def largest_point(
+    features: Tensor,
+    start: Tensor,
+    length: Tensor,
+    batch: Tensor,
+    output_size: tuple[int, int],
+    sampling_ratio: int,
+) -> Tensor:
+    """Bilinear crops with the largest of each bin's points (paper, Table 2c). Arguments as in `crop`.
+
+    n points a bin are n times as many bins of one point, which are put together here. All points are in
+    memory at one time: with n along each axis, n * n times the output.
+    """
+    height, width = output_size
+    if sampling_ratio > 0:
+        counts = torch.full_like(length, sampling_ratio, dtype=torch.int64)  # (R, 2), along y and x
+    else:
+        counts = adaptive_points(length.flip(1) / constant((height, width), length.device))
+    crops = no_crops(features, len(start), output_size)
+    for ny, nx in counts.unique(dim=0).tolist():
+        if ny and nx:
+            rows = (counts == counts.new_tensor([ny, nx])).all(dim=1).nonzero()[:, 0]
+            every = torch.arange(len(rows), device=rows.device)
+            fine = (height * ny, width * nx)
+            points = crop([features], [every], start[rows], length[rows], batch[rows], fine, 1)
+            points = points.unflatten(2, (height, ny)).unflatten(4, (width, nx))
+            largest = points.transpose(3, 4).flatten(4).max(dim=4).values  # max_pool2d may vary on a GPU
+            crops = crops.index_copy(0, rows, largest)
+    return crops
+
+
+def sample_map(
+    features: Tensor,
+    start: Tensor,
+    length: Tensor,
+    batch: Tensor,
+    output_size: tuple[int, int],
+    sampling_ratio: int,
+    reduce: str,
+) -> Tensor:
+    """What RoIAlign and RoIWarp share: RoIs sampled from one map, each bin one number of its points."""
+    if reduce == "max":
+        return largest_point(features, start, length, batch, output_size, sampling_ratio)
+    every = torch.arange(len(start), device=start.device)
+    return crop([features], [every], start, length, batch, output_size, sampling_ratio)
 
 
 def roi_align(
-    features: Tensor, rois: Tensor, output_size: int, spatial_scale: float, sampling_ratio: int, aligned: bool
+    features: Tensor,
+    rois: Tensor | Sequence[Tensor],
+    output_size: int | tuple[int, int],
+    spatial_scale: float = 1.0,
+    sampling_ratio: int = 2,
+    aligned: bool = False,
+    reduce: str = "average",
+    implementation: str = "auto",
 ) -> Tensor:
     """RoIAlign on one map; the same numbers as torchvision.ops.roi_align.
 
     Args:
-        features: (B, C, H, W). rois: (R, 5), batch index and xyxy in pixels of the resized picture.
-        output_size: bins along each side. spatial_scale: cells a pixel (1/16 for stride 16).
-        sampling_ratio: sampling points along each side of a bin; 0 takes as many as the bin has cells.
+        features: (B, C, H, W), any floating point dtype and memory layout. A channels_last float32 map is
+            read as it lies; of any other the cells that RoIs touch are copied first.
+        rois: (R, 5), the picture's index and x1, y1, x2, y2 in pixels of the resized picture, or a list
+            of boxes (K, 4), one tensor a picture.
+        output_size: bins along each side, or (height, width).
+        spatial_scale: cells a pixel (1/16 for stride 16).
+        sampling_ratio: points along each side of a bin; 0 or less takes as many as the bin has cells.
         aligned: subtract the half pixel (detectron2) or not (the original, torchvision's models).
+        reduce: "average" or "max" over the points of a bin (paper, Table 2c).
+        implementation: "loop" (loops.py), "pytorch" (this file), "torchvision", "triton", or "auto": Triton
+            on CUDA where it is installed, else PyTorch. The last two know the average alone.
 
     Returns:
-        (R, C, output_size, output_size), in the dtype of the features.
+        (R, C, height, width), in the dtype of the features; differentiable in them.
+
+    Raises:
+        ValueError: bad input, said before anything is computed (rois.py).
     """
-    channels, height, width = features.shape[1:]
-    table = features.permute(0, 2, 3, 1).reshape(-1, channels)  # (B * H * W, C)
-    count = len(rois)
-    start = rois[:, 0].to(torch.int64) * (height * width)
-    scale = torch.full((count,), spatial_scale, device=rois.device)
-    size = torch.tensor([height, width], device=rois.device).expand(count, 2)
-    return gather_bins(table, rois[:, 1:], scale, start, size, output_size, sampling_ratio, aligned)
+    one_of(implementation, IMPLEMENTATIONS, "implementation")
+    one_of(reduce, REDUCE, "reduce")
+    rois, pair = check_rois(features, rois, output_size, spatial_scale, sampling_ratio)
+    if implementation == "auto":
+        implementation = "triton" if reduce == "average" and prefers_triton([features]) else "pytorch"
+    if implementation in ("torchvision", "triton") and reduce != "average":
+        raise ValueError(f"reduce='max': {implementation} averages only; choose implementation='pytorch'")
+    if implementation == "loop":
+        return roi_align_loop(features, rois, pair, spatial_scale, sampling_ratio, aligned, reduce)
+    if implementation == "torchvision":
+        return torchvision_align(features, rois, pair, spatial_scale, sampling_ratio, aligned)
+    if implementation == "triton":
+        return triton_align(features, rois, output_size, spatial_scale, sampling_ratio, aligned)
+    cells = at_least_float32(rois[:, 1:]) * spatial_scale
+    start, length = extent(cells[:, :2], cells[:, 2:], aligned)
+    batch = rois[:, 0].to(torch.int64)
+    return sample_map(features, start, length, batch, pair, sampling_ratio, reduce)
+
+
+def torchvision_align(
+    features: Tensor,
+    rois: Tensor,
+    output_size: tuple[int, int],
+    spatial_scale: float,
+    sampling_ratio: int,
+    aligned: bool,
+) -> Tensor:
+    """torchvision's operator, in float32 at least: its half precision works out positions in half."""
+    dtype = torch.promote_types(features.dtype, torch.float32)
+    crops = torchvision.ops.roi_align(
+        features.to(dtype), rois.to(dtype), output_size, spatial_scale, sampling_ratio, aligned
+    )
+    return crops.to(features.dtype)
+
+
+def has_triton() -> bool:
+    """Whether Triton is installed: it is for Linux alone."""
+    return importlib.util.find_spec("triton") is not None
+
+
+def prefers_triton(maps: Sequence[Tensor]) -> bool:
+    """Whether the Triton kernel is to take these maps: it knows 4 levels at most, and no float64."""
+    return maps[0].is_cuda and maps[0].dtype != torch.float64 and len(maps) <= 4 and has_triton()
+
+
+def triton_align(
+    features: Tensor,
+    rois: Tensor,
+    output_size: int | tuple[int, int],
+    spatial_scale: float,
+    sampling_ratio: int,
+    aligned: bool,
+) -> Tensor:
+    """One map is a pyramid of one level."""
+    if not has_triton():
+        raise ValueError(
+            "implementation='triton': Triton is not installed; choose 'pytorch' or 'torchvision'"
+        )
+    from minimrcnn.roi_ops.triton_align import pyramid_roi_align_triton
+
+    batch = rois[:, 0].to(torch.int64)
+    rest = ((1 / spatial_scale,), output_size, sampling_ratio, aligned)
+    return pyramid_roi_align_triton([features], rois[:, 1:], batch, torch.zeros_like(batch), *rest)

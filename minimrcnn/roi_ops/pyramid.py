@@ -1,15 +1,22 @@
-"""RoIAlign on a feature pyramid: which level a RoI reads, and all levels in one gather."""
+"""RoIAlign on a feature pyramid: which level a RoI reads, and all levels in one call."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import torch
-import torchvision
 from torch import Tensor
 
 from minimrcnn.boxes import area
-from minimrcnn.roi_ops.align import gather_bins
+from minimrcnn.roi_ops.align import crop, prefers_triton
+from minimrcnn.roi_ops.rois import (
+    at_least_float32,
+    check_boxes,
+    check_features,
+    check_sampling_ratio,
+    size_pair,
+)
+from minimrcnn.roi_ops.sampling import extent
 from minimrcnn.structures import constant
 
 
@@ -40,38 +47,84 @@ def pyramid_roi_align(
     batch: Tensor,
     levels: Tensor,
     strides: tuple[int, ...],
-    output_size: int,
+    output_size: int | tuple[int, int],
     sampling_ratio: int,
     aligned: bool,
 ) -> Tensor:
-    """Pool each RoI from its level: (R, C, output_size, output_size).
+    """Pool each RoI from its level: (R, C, P, P), in the dtype of the features; differentiable in them.
 
     Args:
         features: one (B, C, H, W) a level. boxes: (R, 4) xyxy in pixels of the resized picture.
         batch, levels: (R,) int64. strides: pixels a cell of each level.
+        output_size, sampling_ratio, aligned: as in `roi_align`.
 
-    All maps are laid behind one another as rows of one table, so that no RoI waits for another level's.
-    With the adaptive sampling ratio, where the number of points varies, torchvision's operator runs.
+    All levels are one weighted sum: where a RoI lies is worked out in cells of its own level, and each bin
+    is written once, to its place. On CUDA the Triton kernel does it in one launch, where Triton is installed.
+
+    Raises:
+        ValueError: bad input, said before anything is computed.
     """
-    if sampling_ratio <= 0:
-        torchvision_align = torchvision.ops.roi_align
-        return pool_by_level(torchvision_align)(
+    pair = check_pyramid(features, boxes, batch, levels, strides, output_size, sampling_ratio)
+    if prefers_triton(features):
+        from minimrcnn.roi_ops.triton_align import pyramid_roi_align_triton
+
+        return pyramid_roi_align_triton(
             features, boxes, batch, levels, strides, output_size, sampling_ratio, aligned
         )
-    rows, first = [], 0
-    for height, width in (f.shape[-2:] for f in features):
-        rows.append((height, width, height * width, first))  # the last: where the level begins in the table
-        first += len(features[0]) * height * width
-    facts = constant(tuple(rows), boxes.device, torch.int64)  # (L, 4)
-    scales = constant(tuple(1 / s for s in strides), boxes.device)  # (L,)
-    table = torch.cat([f.permute(0, 2, 3, 1).flatten(0, 2) for f in features])  # (all cells, C)
-    size, cell, first = facts[levels].split([2, 1, 1], dim=1)
-    start = first[:, 0] + batch * cell[:, 0]
-    return gather_bins(table, boxes, scales[levels], start, size, output_size, sampling_ratio, aligned)
+    scales = constant(tuple(1 / s for s in strides), boxes.device)  # (L,) cells a pixel
+    cells = at_least_float32(boxes) * scales[levels][:, None]
+    start, length = extent(cells[:, :2], cells[:, 2:], aligned)
+    rows = levels.argsort(stable=True).split(levels.bincount(minlength=len(features)).tolist())
+    return crop(features, rows, start, length, batch, pair, sampling_ratio)
+
+
+def check_pyramid(
+    features: list[Tensor],
+    boxes: Tensor,
+    batch: Tensor,
+    levels: Tensor,
+    strides: tuple[int, ...],
+    output_size: int | tuple[int, int],
+    sampling_ratio: int,
+) -> tuple[int, int]:
+    """All that can be wrong in a call of `pyramid_roi_align`; gives the output's (height, width) in bins."""
+    if not len(features) or len(features) != len(strides):
+        raise ValueError(f"features: {len(features)} levels, strides: {len(strides)}; want one for each")
+    for level, map_ in enumerate(features):
+        check_features(map_, f"features[{level}]")
+        if (map_.shape[:2], map_.dtype, map_.device) != (
+            features[0].shape[:2],
+            features[0].dtype,
+            features[0].device,
+        ):
+            raise ValueError(
+                f"features[{level}]: {tuple(map_.shape)} {map_.dtype} on {map_.device}; want the pictures, "
+                f"channels, dtype and device of features[0], {tuple(features[0].shape)} {features[0].dtype}"
+            )
+    if boxes.dim() != 2 or boxes.shape[1] != 4 or not len(boxes) == len(batch) == len(levels):
+        raise ValueError(
+            f"boxes {tuple(boxes.shape)}, batch {tuple(batch.shape)}, levels {tuple(levels.shape)}; "
+            "want (R, 4), (R,) and (R,)"
+        )
+    check_sampling_ratio(sampling_ratio)
+    check_boxes(boxes, batch, features[0])
+    check_levels(levels, len(features))
+    return size_pair(output_size)
+
+
+def check_levels(levels: Tensor, count: int) -> None:
+    """Every RoI reads a level that there is; looked at on the CPU alone."""
+    if levels.device.type == "cpu" and len(levels) and not torch.compiler.is_compiling():
+        low, high = (int(n) for n in levels.aminmax())
+        if low < 0 or high >= count:
+            raise ValueError(f"levels: from {low} to {high}, but the pyramid has levels 0 to {count - 1}")
 
 
 def pool_by_level(roi_align: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Lift a RoIAlign of one map, with the signature of `roi_ops.roi_align`, to a pyramid."""
+    """Lift a RoIAlign of one map, with the signature of `roi_ops.roi_align`, to a pyramid.
+
+    The function sees float32 at least: in half precision a RoI's corner is off by whole pixels.
+    """
 
     def pooled(
         features: list[Tensor],
@@ -87,10 +140,11 @@ def pool_by_level(roi_align: Callable[..., Tensor]) -> Callable[..., Tensor]:
         crops = features[0].new_zeros(len(rois), features[0].shape[1], output_size, output_size)
         for level, (map_, stride) in enumerate(zip(features, strides, strict=True)):
             rows = (levels == level).nonzero()[:, 0]
-            crop = roi_align(
+            map_ = at_least_float32(map_)
+            here = roi_align(
                 map_, rois[rows].to(map_.dtype), output_size, 1 / stride, sampling_ratio, aligned
             )
-            crops = crops.index_copy(0, rows, crop.to(crops.dtype))
+            crops = crops.index_copy(0, rows, here.to(crops.dtype))
         return crops
 
     return pooled

@@ -1,0 +1,232 @@
+"""The course as pages to read without Jupyter: make site
+
+Notebooks, exercises and solutions become linked HTML pages, as they are stored (nothing is run). A page needs
+no script and no network: pictures are inside it, formulas are MathML, which browsers draw by themselves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import sys
+from html import escape, unescape
+from pathlib import Path
+
+import nbformat
+from latex2mathml.converter import convert
+from nbconvert import HTMLExporter
+from nbconvert.filters import markdown2html
+from nbformat import NotebookNode
+from pygments import highlight
+from pygments.formatters import HtmlFormatter
+from pygments.lexers import PythonLexer
+from tqdm import tqdm
+
+from minimrcnn.classroom.kernel import ROOT
+from minimrcnn.errors import UserError
+
+FOLDERS = ("notebooks", "exercises", "solutions")
+CODE = HtmlFormatter(style="vs")
+STYLE = """
+body { font: 16px/1.55 system-ui, sans-serif; color: #1a1a1a; max-width: 900px; margin: 0 auto; padding: 1em }
+nav { display: flex; gap: 1.5em; border-bottom: 1px solid #c8c8c8; padding: .4em 0; margin-bottom: 1.5em }
+img, svg { max-width: 100%; height: auto }
+pre { background: #f5f6f7; padding: 8px 12px; overflow-x: auto; font-size: 13.5px; line-height: 1.4 }
+.output pre { background: #fff; border-left: 3px solid #56B4E9; margin: 6px 0 }
+.output_stderr pre { border-left-color: #D55E00 }
+.minimrcnn-source pre { background: #fff; border: 0 }
+.prompt, .anchor-link { display: none }
+table { border-collapse: collapse; font-size: 15px } th, td { border: 1px solid #c8c8c8; padding: 3px 9px }
+details { background: #eef2f5; padding: 6px 12px; margin: .5em 0 } summary { cursor: pointer }
+math { font-size: 1.08em } math[display=block] { margin: .8em 0; overflow-x: auto }
+a { color: #005a8d }
+""" + CODE.get_style_defs(".highlight")
+MATH = re.compile(
+    r"(?P<code>^(?P<fence>```|~~~).*?^(?P=fence)|`+[^`]+`+)"  # not looked into
+    r"|\$\$(?P<block>.+?)\$\$|(?<![\\$\w])\$(?!\s)(?P<inline>[^$\n]+?)(?<![\s\\])\$(?!\d)"
+    r"|(?P<dollar>\\?\$)",
+    re.DOTALL | re.MULTILINE,
+)
+TOKEN = re.compile(r"FORMULA\d{5}X")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Build the pages; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m minimrcnn.classroom.site", description=__doc__)
+    parser.add_argument("--out", type=Path, default=ROOT / "site", metavar="DIR", help="default: site")
+    args = parser.parse_args(arguments)
+    try:
+        pages = build_site(args.out)
+    except UserError as error:
+        print(f"minimrcnn: {error}", file=sys.stderr)
+        return 2
+    print(f"{len(pages)} pages. Next, open\n  {args.out / 'index.html'}")
+    return 0
+
+
+def build_site(out: Path, root: Path = ROOT) -> list[Path]:
+    """Write the pages of all notebooks under root into out, which is replaced as a whole.
+
+    Returns the pages.
+    Raises UserError if there are no notebooks, if one is damaged, or if out holds something else.
+    """
+    paths = [path for folder in FOLDERS for path in sorted((root / folder).glob("*.ipynb"))]
+    if not paths:
+        raise UserError(f"{root} has no notebooks in {', '.join(FOLDERS)}: there is nothing to show.")
+    if out.exists() and not (out / "index.html").exists() and any(out.iterdir()):
+        raise UserError(f"{out} holds something that is not this site. Choose another folder with --out.")
+    fresh = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    try:
+        site = _Site(root, fresh)
+        for path in tqdm(paths, desc="pages", disable=None):
+            site.add_notebook(path)
+        site.add_index(paths)
+        shutil.rmtree(out, ignore_errors=True)
+        os.replace(fresh, out)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return sorted(out.rglob("*.html"))
+
+
+class _Site:
+    """Pages under way, and the files that they link to."""
+
+    def __init__(self, root: Path, out: Path) -> None:
+        self.root = root
+        self.out = out
+        # Not embed_images: it takes raw HTML apart block by block, and a <details> would end where it begins.
+        self.exporter = HTMLExporter(template_name="basic")
+        self.titles: dict[Path, str] = {}
+
+    def add_notebook(self, path: Path) -> None:
+        try:
+            notebook = nbformat.read(path, as_version=4)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} cannot be read as a notebook: {error}") from error
+        self.titles[path] = title_of(notebook) or path.stem
+        formulas = take_out_math(notebook)
+        resources = {"metadata": {"path": str(path.parent), "name": path.stem}}
+        body, _ = self.exporter.from_notebook_node(notebook, resources)
+        body = re.sub(r'(?:id|href)="[^"]*"', lambda match: TOKEN.sub("", match[0]), body)  # of headings
+        body = TOKEN.sub(lambda match: formulas[match[0]], body)
+        page = path.relative_to(self.root).with_suffix(".html")
+        self._write(page, self._linked(body, path), self.titles[path], _neighbours(path))
+
+    def add_index(self, paths: list[Path]) -> None:
+        """The table of contents."""
+        rows = []
+        for name in sorted({path.name for path in paths}):
+            found = {path.parent.name: path for path in paths if path.name == name}
+            title = escape(self.titles[next(iter(found.values()))])
+            words = {folder: title if folder == "notebooks" else folder for folder in FOLDERS}
+            links = [
+                f"<a href='{folder}/{found[folder].stem}.html'>{words[folder]}</a>" if folder in found else ""
+                for folder in FOLDERS
+            ]
+            number = escape(name.partition("_")[0])
+            rows.append(f"<tr><td>{number}</td>{''.join(f'<td>{link}</td>' for link in links)}</tr>")
+        body = f"<h1>Mask R-CNN, step by step</h1><table>{''.join(rows)}</table>"
+        self._write(Path("index.html"), body, "Mask R-CNN, step by step")
+
+    def _linked(self, body: str, path: Path) -> str:
+        """The body with links to files of the project led to their pages, which are written too.
+
+        Pictures in the text are copied.
+        """
+
+        def lead(match: re.Match[str]) -> str:
+            target, hash_, anchor = unescape(match[2]).partition("#")
+            file = (path.parent / target).resolve()
+            inside = (
+                target and ":" not in target and file.is_relative_to(self.root.resolve()) and file.is_file()
+            )
+            if not inside:
+                return match[0]
+            page = target.removesuffix(".ipynb") + self._page_of(file)
+            return f'{match[1]}"{escape(page + hash_ + anchor)}"'
+
+        return re.sub(r'(<a [^>]*?href=|<img [^>]*?src=)"([^"]*)"', lead, body)
+
+    def _page_of(self, file: Path) -> str:
+        """What is put behind a link to a file; writes the page, or a copy, if it is not there yet."""
+        name = file.relative_to(self.root.resolve())
+        if file.suffix == ".ipynb":
+            return ".html"
+        if file.suffix not in (".py", ".md"):
+            (self.out / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, self.out / name)
+            return ""
+        page = name.with_name(f"{name.name}.html")
+        if not (self.out / page).exists():
+            text = file.read_text(encoding="utf-8")
+            body = highlight(text, PythonLexer(), CODE) if file.suffix == ".py" else markdown2html(text)
+            self._write(page, f"<h1>{escape(name.as_posix())}</h1>{body}", name.as_posix())
+        return ".html"
+
+    def _write(self, page: Path, body: str, title: str, beside: str = "") -> None:
+        """page: relative to the site. beside: more links for its head."""
+        place = self.out / page
+        place.parent.mkdir(parents=True, exist_ok=True)
+        up = "../" * (len(page.parts) - 1)
+        place.write_text(
+            f"<!doctype html>\n<html lang='en'><head><meta charset='utf-8'><title>{escape(title)}</title>"
+            "<meta name='viewport' content='width=device-width'>"
+            f"<style>{STYLE}</style></head>\n<body><nav><a href='{up}index.html'>Contents</a>{beside}</nav>\n"
+            f"{body}\n</body></html>\n",
+            encoding="utf-8",
+        )
+
+
+def title_of(notebook: NotebookNode) -> str:
+    """The first heading, without its number sign."""
+    for cell in notebook.cells:
+        found = cell.cell_type == "markdown" and re.search(r"^#\s+(.+)$", cell.source, re.MULTILINE)
+        if found:
+            return re.sub(r"[`*]", "", found[1]).strip()
+    return ""
+
+
+def take_out_math(notebook: NotebookNode) -> dict[str, str]:
+    """Replace the formulas in markdown cells by tokens, whose MathML is returned.
+
+    Markdown would read their _ and * as its own.
+    """
+    formulas: dict[str, str] = {}
+
+    def take(match: re.Match[str]) -> str:
+        if match["code"]:
+            return match[0]
+        if match["dollar"]:
+            return "&#36;"  # nbconvert would look for a formula from here on
+        token = f"FORMULA{len(formulas):05d}X"  # which TOKEN finds again
+        formulas[token] = _mathml(match["block"] or match["inline"], "block" if match["block"] else "inline")
+        return token
+
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = MATH.sub(take, cell.source)
+    return formulas
+
+
+def _mathml(latex: str, display: str) -> str:
+    try:
+        # The same to the reader, and of the two names the one that latex2mathml knows.
+        return convert(latex.strip().replace("{aligned}", "{split}"), display=display)
+    except Exception:
+        # Whatever it does not know is still readable as LaTeX; it has no common class for its errors.
+        return f"<code>{escape(latex.strip())}</code>"
+
+
+def _neighbours(path: Path) -> str:
+    """Links to the notebooks before and after this one in its folder."""
+    names = sorted(other.stem for other in path.parent.glob("*.ipynb"))
+    place = names.index(path.stem)
+    links = [(f"← {name}", name) for name in names[max(place - 1, 0) : place]]
+    links += [(f"{name} →", name) for name in names[place + 1 : place + 2]]
+    return "".join(f"<a href='{escape(name)}.html'>{escape(text)}</a>" for text, name in links)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

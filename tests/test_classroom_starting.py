@@ -1,0 +1,187 @@
+"""exercises start FOLDER: whatever happens, no work of a student's is lost."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minimrcnn.classroom.starting import NOTES, start
+from minimrcnn.errors import UserError
+
+
+@pytest.fixture
+def course(tmp_path: Path) -> Path:
+    """A course of two notebooks."""
+    folder = tmp_path / "course"
+    folder.mkdir()
+    for name in ("03_a", "04_b"):
+        (folder / f"{name}.ipynb").write_text(f"{name}, first edition")
+    return folder
+
+
+def texts(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in folder.glob("*.ipynb")}
+
+
+def test_the_first_time_everything_is_copied(course, tmp_path):
+    work = tmp_path / "my" / "work"
+    assert start(work, course) == ["03_a.ipynb: new", "04_b.ipynb: new"]
+    assert texts(work) == texts(course)
+    assert start(work, course) == ["03_a.ipynb: as it should be", "04_b.ipynb: as it should be"]
+    assert {path.name for path in work.iterdir()} == {"03_a.ipynb", "04_b.ipynb", NOTES}
+
+
+def test_a_newer_course_replaces_only_what_was_not_changed(course, tmp_path):
+    work = tmp_path / "work"
+    start(work, course)
+    (work / "03_a.ipynb").write_text("my answer")
+    assert start(work, course)[0] == "03_a.ipynb: yours, left alone"
+    for path in course.iterdir():
+        path.write_text(f"{path.stem}, second edition")
+    (course / "05_c.ipynb").write_text("05_c")
+    assert start(work, course) == [
+        "03_a.ipynb: yours, left alone; the course's newer version is 03_a.newer.ipynb",
+        "04_b.ipynb: brought up to date",
+        "05_c.ipynb: new",
+    ]
+    assert texts(work) == {
+        "03_a.ipynb": "my answer",
+        "03_a.newer.ipynb": "03_a, second edition",
+        "04_b.ipynb": "04_b, second edition",
+        "05_c.ipynb": "05_c",
+    }
+    before = texts(work)
+    start(work, course)
+    assert texts(work) == before
+
+
+def test_the_newer_version_may_be_worked_in_too(course, tmp_path):
+    work = tmp_path / "work"
+    start(work, course)
+    (work / "03_a.ipynb").write_text("my answer")
+    (course / "03_a.ipynb").write_text("second edition")
+    start(work, course)
+    (course / "03_a.ipynb").write_text("third edition")
+    start(work, course)  # nobody changed the second: the third takes its place
+    assert texts(work)["03_a.newer.ipynb"] == "third edition"
+    (work / "03_a.newer.ipynb").write_text("my other answer")
+    (course / "03_a.ipynb").write_text("fourth edition")
+    assert start(work, course)[0].endswith("newer version is 03_a.newer2.ipynb")
+    assert texts(work) == {
+        "03_a.ipynb": "my answer",
+        "03_a.newer.ipynb": "my other answer",
+        "03_a.newer2.ipynb": "fourth edition",
+        "04_b.ipynb": "04_b, first edition",
+    }
+
+
+FILES = ("03_a.ipynb", "03_a.newer.ipynb", "03_a.newer2.ipynb", "04_b.ipynb")
+EVENTS = st.one_of(
+    st.tuples(st.just("the course has a new edition"), st.sampled_from(("03_a.ipynb", "04_b.ipynb"))),
+    st.tuples(st.just("the student writes"), st.sampled_from(FILES)),
+    st.tuples(st.just("the notes are lost"), st.just("")),
+    st.tuples(st.just("start"), st.just("")),
+)
+
+
+@given(st.lists(EVENTS, max_size=12))
+def test_nothing_that_a_student_wrote_is_ever_lost(events):
+    with tempfile.TemporaryDirectory() as folder:
+        course, work = Path(folder) / "course", Path(folder) / "work"
+        course.mkdir()
+        for name in ("03_a.ipynb", "04_b.ipynb"):
+            (course / name).write_text("first edition")
+        start(work, course)
+        written: dict[str, str] = {}
+        for number, (event, name) in enumerate(events):
+            if event == "start":
+                start(work, course)
+                newest = {path.read_text() for path in course.iterdir()}
+                assert newest <= set(texts(work).values())
+            elif event == "the student writes":
+                written[name] = f"the student's, {number}"
+                (work / name).write_text(written[name])
+            elif event == "the notes are lost":
+                (work / NOTES).unlink(missing_ok=True)
+            else:
+                (course / name).write_text(f"{name}, edition {number}")
+            assert written.items() <= texts(work).items()
+
+
+def test_a_student_who_goes_back_to_the_course_s_version_gets_updates_again(course, tmp_path):
+    work = tmp_path / "work"
+    start(work, course)
+    (work / "03_a.ipynb").write_text("mine")
+    (course / "03_a.ipynb").write_text("second edition")
+    start(work, course)
+    (work / "03_a.newer.ipynb").replace(work / "03_a.ipynb")
+    assert start(work, course)[0] == "03_a.ipynb: as it should be"
+    (course / "03_a.ipynb").write_text("third edition")
+    assert start(work, course)[0] == "03_a.ipynb: brought up to date"
+
+
+def test_a_deleted_file_comes_back(course, tmp_path):
+    start(tmp_path / "work", course)
+    (tmp_path / "work" / "03_a.ipynb").unlink()
+    assert start(tmp_path / "work", course)[0] == "03_a.ipynb: new"
+
+
+@pytest.mark.parametrize("notes", [None, "{", "[1]", '"x"', '{"03_a.ipynb": 3}'])
+def test_without_its_notes_every_file_is_the_student_s(course, tmp_path, notes):
+    work = tmp_path / "work"
+    start(work, course)
+    (work / NOTES).unlink()
+    if notes is not None:
+        (work / NOTES).write_text(notes)
+    (course / "03_a.ipynb").write_text("second edition")
+    start(work, course)
+    assert texts(work)["03_a.ipynb"] == "03_a, first edition"
+    assert texts(work)["03_a.newer.ipynb"] == "second edition"
+    assert set(json.loads((work / NOTES).read_text())) == {"03_a.ipynb", "03_a.newer.ipynb", "04_b.ipynb"} - (
+        {"03_a.ipynb"} if notes != '{"03_a.ipynb": 3}' else set()
+    )
+
+
+def test_files_of_one_name_that_were_there_before(course, tmp_path):
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "03_a.ipynb").write_text("something of mine")
+    (work / "04_b.ipynb").mkdir()
+    start(work, course)
+    assert (work / "03_a.ipynb").read_text() == "something of mine"
+    assert (work / "04_b.ipynb").is_dir() and (work / "04_b.newer.ipynb").is_file()
+
+
+def test_a_link_is_not_written_through(course, tmp_path):
+    work, elsewhere = tmp_path / "work", tmp_path / "elsewhere.ipynb"
+    start(work, course)
+    elsewhere.write_text("03_a, first edition")
+    (work / "03_a.ipynb").unlink()
+    (work / "03_a.ipynb").symlink_to(elsewhere)
+    (course / "03_a.ipynb").write_text("second edition")
+    start(work, course)
+    assert (work / "03_a.ipynb").is_symlink() and elsewhere.read_text() == "03_a, first edition"
+
+
+def test_bad_folders(course, tmp_path):
+    with pytest.raises(UserError, match="holds no exercises"):
+        start(tmp_path / "work", tmp_path / "nowhere")
+    with pytest.raises(UserError, match="the course's own folder"):
+        start(course / ".." / "course", course)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write to"):
+        start(tmp_path / "file", course)
+
+
+def test_starting_loads_nothing_heavy():
+    code = (
+        "import sys, minimrcnn.classroom.starting; sys.exit(bool({'torch', 'nbformat'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
