@@ -22,6 +22,10 @@ class Gpu:
 
     def __init__(self) -> None:
         self.name = torch.cuda.get_device_name()
+        # One stream for all: autograd runs a backward pass on the stream of its forward pass, and a graph
+        # cannot be captured from the default stream.
+        self.stream = torch.cuda.Stream()
+        torch.cuda.set_stream(self.stream)
         self.flush = torch.empty(256 * 2**20, dtype=torch.uint8, device="cuda")
         properties = torch.cuda.get_device_properties(0)
         clock = 1e3 * properties.clock_rate  # the highest, in Hz
@@ -29,14 +33,10 @@ class Gpu:
 
     def device_seconds(self, call: Callable[[], object], repeats: int) -> float:
         """Median time of a graph of `call`, the L2 cache overwritten before each."""
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(3):  # compiles, and fills the allocator's pool
-                call()
-        torch.cuda.current_stream().wait_stream(stream)
+        for _ in range(3):  # compiles, and fills the allocator's pool
+            call()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, stream=self.stream):
             call()
         marks = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(repeats)]
         for begin, end in marks:

@@ -40,8 +40,8 @@ L2_RATE = 5.5e12  # bytes a second, assumed of an H200
 GOALS = {
     "forward float32": ("forward fp32, device time, against torchvision's four launches", 3.0, 5.0),
     "forward bfloat16": ("forward bf16 channels-last, against torchvision under autocast", 8.0, 12.0),
-    "backward float32": ("backward fp32", 2.5, 6.0),
-    "backward bfloat16": ("backward bf16", 4.0, 8.0),
+    "backward float32": ("backward fp32, scatter, which is the default", 2.5, 6.0),
+    "backward bfloat16": ("backward bf16, scatter, which is the default", 4.0, 8.0),
     "wall": ("forward + backward, all levels, wall time, 2 pictures", 4.0, 8.0),
     "deterministic": ("deterministic backward: time over the atomic one's", 1.3, 1.0),
     "share": ("forward, share of the realistic bound", 0.60, 0.85),
@@ -223,8 +223,7 @@ def ratios(rows: list[dict]) -> dict[str, list[float]]:
         reached[f"forward {row['dtype']}"].append(ms["forward torchvision"] / ms["forward"])
         reached["share"].append(row["share"])
         if "scatter" in ms:
-            fastest = min(ms["scatter"], ms["gather"])
-            reached[f"backward {row['dtype']}"].append(ms["backward torchvision"] / fastest)
+            reached[f"backward {row['dtype']}"].append(ms["backward torchvision"] / ms["scatter"])
             reached["deterministic"].append(ms["gather"] / ms["scatter"])
             if row["pictures"] == 2:
                 reached["wall"].append(ms["wall torchvision"] / ms["wall"])
@@ -244,7 +243,7 @@ def report(rows: list[dict], machine: Gpu | Cpu) -> dict[str, dict]:
         print(f"{row['case']:11} {row['pictures']:2} {row['dtype']:8} {row['ms']['forward']:8.3f} ", end="")
         print(f"{row['ms']['forward torchvision']:8.3f} {row['share']:6.0%} {rest}")
     table = {}
-    print(f"\non {machine.name:55} | must | aim  | worst | median | verdict")
+    print(f"\non {machine.name:60} | must |   aim | worst | median | verdict")
     for name, values in ratios(rows).items():
         title, must, aim = GOALS[name]
         lower = name == "deterministic"  # a time, the less the better
@@ -258,7 +257,7 @@ def report(rows: list[dict], machine: Gpu | Cpu) -> dict[str, dict]:
             "missed",
         )
         median = statistics.median(values)
-        print(f"{title:58} | {must:4.2f} | {aim:4.1f} | {worst:5.2f} | {median:6.2f} | {verdict}")
+        print(f"{title:63} | {must:4.2f} | {aim:5.2f} | {worst:5.2f} | {median:6.2f} | {verdict}")
         table[title] = {"must": must, "aim": aim, "worst": worst, "median": median, "verdict": verdict}
     return table
 
@@ -294,6 +293,8 @@ def plot(rows: list[dict], path: Path, name: str) -> None:
             panel.set(title=f"{case}, {'backward' if line else 'forward'}", xlabel="pictures", ylabel="ms")
             if panel.has_data():
                 panel.legend(fontsize=7)
+            else:  # inference has no backward pass
+                panel.set_axis_off()
     figure.suptitle(f"RoIAlign of all levels, device time, {name}")
     figure.tight_layout()
     figure.savefig(path, dpi=110)

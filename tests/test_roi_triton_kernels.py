@@ -267,10 +267,10 @@ def test_opcheck():
     maps, boxes, batch, level = problem(17, rois=2)
     maps = [m.to(DEVICE, memory_format=torch.channels_last).requires_grad_() for m in maps]
     rois = (boxes.to(DEVICE), batch.to(DEVICE), level.to(DEVICE), [0.25, 0.125])
+    torch.library.opcheck(triton_align.roi_align_op, (maps, *rois, [2, 2], 2, False, "scatter"))
+    crops = torch.randn(2, 5, 2, 2, device=DEVICE)
+    sizes = [n for m in maps for n in m.shape[2:]]
     for method in ("scatter", "gather"):
-        torch.library.opcheck(triton_align.roi_align_op, (maps, *rois, [2, 2], 2, False, method))
-        crops = torch.randn(2, 5, 2, 2, device=DEVICE)
-        sizes = [n for m in maps for n in m.shape[2:]]
         torch.library.opcheck(triton_align.roi_align_backward_op, (crops, *rois, 2, sizes, 2, False, method))
 
 
