@@ -60,4 +60,5 @@ class Parts:
     paste: Callable[..., Tensor] = pasting.paste
 
 
+NEEDS_GRADIENT = ("roi_align", "mask_loss")  # the loss goes through these
 DEFAULT = Parts()

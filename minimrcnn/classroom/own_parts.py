@@ -20,9 +20,7 @@ from minimrcnn.classroom.stopping import TimeUp, time_limit
 from minimrcnn.config import ARCHITECTURES, CONVENTIONS
 from minimrcnn.lifting import per_image
 from minimrcnn.model import MaskRCNN
-from minimrcnn.parts import Parts
-
-NEEDS_GRADIENT = ("roi_align", "mask_loss")  # the loss goes through these: see parts.py
+from minimrcnn.parts import NEEDS_GRADIENT, Parts
 
 
 def my_parts(folder: str | Path = ".", *, seconds: float = 2.0) -> Parts:

@@ -17,10 +17,9 @@ from torch import Tensor
 from minimrcnn.backbone import STRIDES
 from minimrcnn.engine.distributed import Group
 from minimrcnn.errors import UserError
-from minimrcnn.parts import DEFAULT, Parts
+from minimrcnn.parts import DEFAULT, NEEDS_GRADIENT, Parts
 
 SECONDS = 0.1  # that a part may take for one picture of `mini`, which trains at some 0.05 s a picture
-NEED_GRADIENT = ("roi_align", "mask_loss")  # the loss goes through these; see parts.py
 SIDE, OBJECTS, CHANNELS, CLASSES = 192, 8, 48, 9
 # What one picture of `mini` asks of each part: 9,200 anchors, 1,000 proposals before NMS, 32 RoIs for the
 # boxes and 16, of four times the bins, for the masks.
@@ -110,7 +109,7 @@ def unfit(name: str, part: Callable, device: torch.device, seconds: float = SECO
             raise UserError(
                 f"parts of your own: {name} gives {_shape(answer)}, and {_shape(wanted)} is wanted"
             )
-        if name in NEED_GRADIENT and not _has_gradient(answer, arguments[0]):
+        if name in NEEDS_GRADIENT and not _has_gradient(answer, arguments[0]):
             return "has no gradient"
         if took > seconds:
             return f"is too slow: it needs more than {seconds:g} s for a picture of {SIDE} pixels"
@@ -120,7 +119,7 @@ def unfit(name: str, part: Callable, device: torch.device, seconds: float = SECO
 def _timed(name: str, part: Callable, arguments: tuple) -> tuple[object, float]:
     """What a part answers, and the seconds of this process that it took: other programs do not count."""
     began = time.process_time()
-    with torch.set_grad_enabled(name in NEED_GRADIENT):
+    with torch.set_grad_enabled(name in NEEDS_GRADIENT):
         answer = part(*arguments)
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()

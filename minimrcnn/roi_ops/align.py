@@ -14,12 +14,11 @@ from torch import Tensor
 
 from minimrcnn.roi_ops.gather import Taps, weighted_sums
 from minimrcnn.roi_ops.loops import no_crops, roi_align_loop
-from minimrcnn.roi_ops.rois import at_least_float32, check_rois, one_of
+from minimrcnn.roi_ops.rois import REDUCE, at_least_float32, check_rois, one_of
 from minimrcnn.roi_ops.sampling import adaptive_points, chunks, extent, taps
 from minimrcnn.structures import constant
 
 IMPLEMENTATIONS = ("auto", "loop", "pytorch", "torchvision", "triton")
-REDUCE = ("average", "max")
 
 
 def crop(

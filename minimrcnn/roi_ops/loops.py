@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from minimrcnn.roi_ops.rois import check_rois, one_of
+from minimrcnn.roi_ops.rois import REDUCE, check_rois, one_of
 
 
 def round_half_away(x: float) -> int:
@@ -126,7 +126,7 @@ def roi_warp_loop(
     i - .5 to i + .5, and the RoI from left - .5 to right + .5.
     """
     rois, pair = check_rois(features, rois, output_size, spatial_scale, sampling_ratio)
-    one_of(reduce, ("average", "max"), "reduce")
+    one_of(reduce, REDUCE, "reduce")
     crops = no_crops(features, len(rois), pair)
     for r, (picture, *corners) in enumerate(rois.tolist()):
         left, top, width, height = rounded_roi(corners, spatial_scale)
@@ -146,7 +146,7 @@ def roi_align_loop(
 ) -> Tensor:
     """RoIAlign (Mask R-CNN, section 3): nothing is rounded. Arguments and result as in `roi_align`."""
     rois, pair = check_rois(features, rois, output_size, spatial_scale, sampling_ratio)
-    one_of(reduce, ("average", "max"), "reduce")
+    one_of(reduce, REDUCE, "reduce")
     crops = no_crops(features, len(rois), pair)
     for r, (picture, *corners) in enumerate(rois.tolist()):
         # Pixel i covers i to i + 1 and has its value at its centre, i + .5: `aligned` shifts by that half.

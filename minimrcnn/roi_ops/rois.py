@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+REDUCE = ("average", "max")  # of a bin's sampling points: the paper tries both (Table 2c)
+
 
 def one_of(name: str, known: Iterable[str], what: str) -> str:
     """`name` if it is one of `known`; else a ValueError that names the nearest and all of them."""

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from minimrcnn.roi_ops.align import REDUCE, sample_map
+from minimrcnn.roi_ops.align import sample_map
 from minimrcnn.roi_ops.pool import rounded_rois
-from minimrcnn.roi_ops.rois import check_rois, one_of
+from minimrcnn.roi_ops.rois import REDUCE, check_rois, one_of
 
 
 def roi_warp(

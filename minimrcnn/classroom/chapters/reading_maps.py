@@ -24,6 +24,7 @@ def axis_weights(positions, size, reading="bilinear", outside="zero"):
 
 
 def bilinear_loop(feature, y, x):
+    """The map (C, H, W) at a point in cells, (C,); 0 farther than one cell outside."""
     channels, height, width = feature.shape
     if y < -1 or y > height or x < -1 or x > width:
         return [0.0] * channels
@@ -37,6 +38,7 @@ def bilinear_loop(feature, y, x):
 
 
 def map_and_rois(g, scale, count=7):
+    """Signed maps (2, 3, 9, 14), and RoIs (count, 5) in pixels, of which a cell has 1 / scale."""
     features = inputs.signed(g, 2, 3, 9, 14)
     rois = inputs.rois(g, count, 2, 9 / scale, 14 / scale, smallest=1.5 / scale)
     return features, rois
@@ -54,6 +56,7 @@ def edge_rois(scale):
 
 
 def roi_groups(features, rois, output_size, spatial_scale, *rest):
+    """The RoIs that a wrong answer may be wrong for alone, (R,) bool by what they have in common."""
     cells = rois[:, 1:] * spatial_scale
     height, width = features.shape[-2:]
     outside = (cells < 0).any(dim=1) | (cells[:, 2] > width - 1) | (cells[:, 3] > height - 1)
