@@ -6,6 +6,7 @@ import errno
 import os
 import pickle
 import zipfile
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -115,21 +116,23 @@ def test_a_state_dict_of_another_program(tmp_path, state):
         checkpoint.load(tmp_path / "x.pt")
 
 
-@pytest.fixture
+@contextmanager
 def small_disk():
-    """No file of this process may grow beyond 50 kB."""
+    """No file of this process may grow beyond 50 kB, pytest's own output among them, so not for long."""
     resource = pytest.importorskip("resource", reason="Windows has no limit on file sizes")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_full_disk(path, request):
+def test_full_disk(path):
     """The state, of 80 kB, does not fit; what was there stays, and nothing half written is left."""
     before = path.read_bytes()
-    request.getfixturevalue("small_disk")
-    with pytest.raises(UserError, match=r"File too large.*checkpoint before it is whole.*--resume"):
+    message = r"File too large.*checkpoint before it is whole.*--resume"
+    with small_disk(), pytest.raises(UserError, match=message):
         checkpoint.save(path, {**STATE, "step": 4})
     assert path.read_bytes() == before
     assert [file.name for file in path.parent.iterdir()] == ["checkpoint.pt"]
