@@ -36,7 +36,6 @@ def main() -> None:
     theirs = torchvision_resnet50(min_size=HEIGHT, max_size=1333).train()
     ours = minimrcnn.maskrcnn_resnet50_fpn().train()
     ours.load_state_dict(theirs.state_dict())
-    ours.to(memory_format=torch.channels_last)
     images, truth = [photo(HEIGHT, WIDTH) for _ in range(2)], targets()
 
     def side(model: torch.nn.Module) -> object:
@@ -48,7 +47,7 @@ def main() -> None:
             loss = sum(model(images, truth).values())
             loss.backward()
             optimiser.step()
-            return float(loss)
+            return loss.item()
 
         return step
 

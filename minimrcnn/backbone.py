@@ -86,7 +86,8 @@ class BasicBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu(conv_norm(x, self.conv1, self.bn1), inplace=True)
         y = conv_norm(y, self.conv2, self.bn2)
-        return F.relu(y + shortcut(x, self.downsample), inplace=True)
+        y += shortcut(x, self.downsample)  # in place: fresh memory would cost more than the sum
+        return F.relu(y, inplace=True)
 
 
 class Bottleneck(nn.Module):
@@ -118,7 +119,8 @@ class Bottleneck(nn.Module):
         y = F.relu(conv_norm(x, self.conv1, self.bn1), inplace=True)
         y = F.relu(conv_norm(y, self.conv2, self.bn2), inplace=True)
         y = conv_norm(y, self.conv3, self.bn3)
-        return F.relu(y + shortcut(x, self.downsample), inplace=True)
+        y += shortcut(x, self.downsample)
+        return F.relu(y, inplace=True)
 
 
 def projection(inputs: int, outputs: int, stride: int, norm: Callable[[int], nn.Module]) -> nn.Sequential:
@@ -203,7 +205,7 @@ class FPN(nn.Module):
         pyramid = [self.layer_blocks[-1](top_down)]  # P5
         for lateral, smooth in zip(laterals[-2::-1], list(self.layer_blocks)[-2::-1], strict=True):
             # To the lateral's own size: at odd sizes a plain factor of 2 would be a row too many.
-            top_down = lateral + F.interpolate(top_down, size=lateral.shape[-2:], mode="nearest")
+            top_down = lateral.add_(F.interpolate(top_down, size=lateral.shape[-2:], mode="nearest"))
             pyramid.insert(0, smooth(top_down))
         # P6 exists for the RPN's largest anchors: every second cell of P5 (Lin 2017, footnote 2).
         pyramid.append(F.max_pool2d(pyramid[-1], kernel_size=1, stride=2))

@@ -25,7 +25,7 @@ class Recipe:
     norm_weight_decay: float = 1e-4  # of normalisation layers' own parameters
     clip: float = 0.0  # largest norm of the whole gradient; 0: no clipping
     amp: str = "off"  # or "bf16", "fp16"
-    channels_last: bool = True
+    channels_last: bool = True  # on a GPU; to train on a CPU it does not pay
     compile: bool = False  # torch.compile of backbone, FPN and RPN head
     hflip: float = 0.5
     vflip: float = 0.0

@@ -20,7 +20,8 @@ class RPNHead(nn.Module):
 
     def __init__(self, channels: int, anchors: int) -> None:
         super().__init__()
-        self.conv = nn.Sequential(nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU()))
+        conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = nn.Sequential(nn.Sequential(conv, nn.ReLU(inplace=True)))  # torchvision's names
         self.cls_logits = nn.Conv2d(channels, anchors, 1)
         self.bbox_pred = nn.Conv2d(channels, anchors * 4, 1)
         for module in self.modules():

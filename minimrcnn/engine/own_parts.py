@@ -20,7 +20,7 @@ from minimrcnn.errors import UserError
 from minimrcnn.parts import DEFAULT, NEEDS_GRADIENT, Parts
 
 SECONDS = 0.1  # that a part may take for one picture of `mini`, which trains at some 0.05 s a picture
-SIDE, OBJECTS, CHANNELS, CLASSES = 192, 8, 48, 9
+SIDE, OBJECTS, CHANNELS, CLASSES = 192, 8, 32, 9
 # What one picture of `mini` asks of each part: 9,200 anchors, 1,000 proposals before NMS, 32 RoIs for the
 # boxes and 16, of four times the bins, for the masks.
 ROWS = {
@@ -102,12 +102,14 @@ def unfit(name: str, part: Callable, device: torch.device, seconds: float = SECO
             if took > seconds:  # once more: a first call may load or compile something
                 answer, took = min((answer, took), _timed(name, part, arguments), key=lambda pair: pair[1])
         except Exception as error:
-            raise UserError(f"parts of your own: {name} fails: {type(error).__name__}: {error}") from error
+            raise UserError(
+                f"your own {name} fails in the model: {type(error).__name__}: {' '.join(str(error).split())}"
+            ) from error
         with torch.no_grad():
             wanted = getattr(DEFAULT, name)(*arguments)
         if type(answer) is not type(wanted) or _shape(answer) != _shape(wanted):
             raise UserError(
-                f"parts of your own: {name} gives {_shape(answer)}, and {_shape(wanted)} is wanted"
+                f"your own {name} gives the model {_shape(answer)}, and {_shape(wanted)} is wanted"
             )
         if name in NEEDS_GRADIENT and not _has_gradient(answer, arguments[0]):
             return "has no gradient"

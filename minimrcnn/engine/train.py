@@ -195,7 +195,7 @@ def start(
     torch.manual_seed(recipe.seed)  # the first weights; nothing behind this line draws from torch's generator
     model = weights.from_checkpoint(saved, parts)[0] if saved else weights.build_model(config, parts)
     model.to(group.device).train()
-    if recipe.channels_last:
+    if recipe.channels_last and group.device.type != "cpu":  # transforms.make_batch says why
         model.to(memory_format=torch.channels_last)
     if recipe.compile:
         model.compile_dense()
