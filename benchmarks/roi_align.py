@@ -61,7 +61,7 @@ class Setting:
 
 
 DRY = Setting(
-    64, 96, 8, (1, 2), 1, (Case("train box", 2, 2, 0.5, True), Case("infer mask", 1, 3, 1.0, False))
+    32, 64, 8, (1, 2), 1, (Case("train box", 2, 2, 0.5, True), Case("infer mask", 1, 3, 1.0, False))
 )
 
 

@@ -497,7 +497,7 @@ def test_the_report_groups_counts_and_cuts():
         "  image 0: is odd",
         "  image 1: is odd",
         "  ... and 10 more",
-        "1 errors, 12 notes",
+        "1 error, 12 notes",
     ]
     out = io.StringIO()
     assert print_report([], file=out) == 0

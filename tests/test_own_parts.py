@@ -113,9 +113,7 @@ def test_a_slow_first_call_is_forgiven():
 
 
 def test_a_part_that_fails_is_named():
-    with pytest.raises(
-        UserError, match=r"your own iou fails in the model: ZeroDivisionError: division"
-    ):
+    with pytest.raises(UserError, match=r"your own iou fails in the model: ZeroDivisionError: division"):
         unfit("iou", lambda *_: 1 / 0, CPU)
 
 
@@ -127,9 +125,7 @@ def test_a_part_that_fails_is_named():
     ],
 )
 def test_an_answer_of_another_shape_is_named(part, given):
-    with pytest.raises(
-        UserError, match=rf"your own iou gives the model {given}, and a tensor \(1, 8, 575\)"
-    ):
+    with pytest.raises(UserError, match=rf"your own iou gives the model {given}, and a tensor \(1, 8, 575\)"):
         unfit("iou", part, CPU)
 
 

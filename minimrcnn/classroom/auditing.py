@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 from minimrcnn.classroom.diagnosis import NOT_WRITTEN, OK, describe, parameter_names, verdict
 from minimrcnn.classroom.exercise import Exercise
@@ -76,7 +77,7 @@ def _general_mistakes(exercise: Exercise) -> list[tuple[str, Callable[..., objec
     line = raising.__code__.co_firstlineno + 1
     shown = f'raises ArithmeticError: the planted one (line {line}: raise ArithmeticError("the planted one"))'
     found = [(_with_inputs(exercise, shown), raising, "an exception")]
-    position = next((i for i, a in enumerate(exercise.cases()[0]) if hasattr(a, "add_")), None)
+    position = next((i for i, a in enumerate(exercise.cases()[0]) if can_be_added_to(a)), None)
     if position is not None:
 
         def in_place(*arguments: object) -> object:
@@ -87,6 +88,11 @@ def _general_mistakes(exercise: Exercise) -> list[tuple[str, Callable[..., objec
         name = parameter_names(exercise)[position]
         found.append((f"changes its input in place: {name}", in_place, "a change in place"))
     return found
+
+
+def can_be_added_to(argument: object) -> bool:
+    """A tensor of numbers: 1 can be added to it in place, which True cannot stand."""
+    return isinstance(argument, Tensor) and argument.dtype != torch.bool
 
 
 def _with_inputs(exercise: Exercise, sentence: str) -> str:

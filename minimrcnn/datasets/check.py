@@ -88,7 +88,8 @@ def print_report(problems: list[Problem], *, limit: int = 10, file: TextIO | Non
             print(f"  ... and {count - limit:,} more", file=file)
     errors = sum(problem.severity == "error" for problem in problems)
     notes = len(problems) - errors
-    print(f"{errors:,} errors, {notes:,} notes" if problems else "no problem found", file=file)
+    counts = f"{errors:,} error{'s' * (errors != 1)}, {notes:,} note{'s' * (notes != 1)}"
+    print(counts if problems else "no problem found", file=file)
     return errors
 
 

@@ -307,19 +307,22 @@ def machine(device: torch.device | str) -> dict:
 
 
 def table(metrics: dict) -> str:
-    """COCO's table in text: the twelve figures, boxes beside masks, then one line a category."""
+    """COCO's table in text: one line a category, then the twelve figures, boxes beside masks.
+
+    The figures are last, where a terminal still shows them after 80 categories.
+    """
     kinds = [kind for kind in ("bbox", "segm") if kind in metrics]
     heads = {"bbox": "box", "segm": "mask"}
-    lines = [f"{'':<38}" + "".join(f"{heads[kind]:>8}" for kind in kinds)]
-    for name in FIGURES:
-        cells = "".join(_cell(metrics[kind][name]) for kind in kinds)
-        lines.append(f"{name:<7}{_MEANING[name]:<31}{cells}")
     width = max([8, *(len(name) for name in metrics["per_category"])])
     columns = [(kind, figure) for kind in kinds for figure in CATEGORY_FIGURES]
-    lines += ["", f"{'':<{width}}" + "".join(f"{heads[kind]:>8}{'':16}" for kind in kinds).rstrip()]
+    lines = [f"{'':<{width}}" + "".join(f"{heads[kind]:>8}{'':16}" for kind in kinds).rstrip()]
     lines.append(f"{'category':<{width}}" + "".join(f"{figure:>8}" for _, figure in columns))
     for name, figures in metrics["per_category"].items():
         lines.append(f"{name:<{width}}" + "".join(_cell(figures[kind][figure]) for kind, figure in columns))
+    lines += ["", f"{'':<38}" + "".join(f"{heads[kind]:>8}" for kind in kinds)]
+    for name in FIGURES:
+        cells = "".join(_cell(metrics[kind][name]) for kind in kinds)
+        lines.append(f"{name:<7}{_MEANING[name]:<31}{cells}")
     return "\n".join(lines)
 
 

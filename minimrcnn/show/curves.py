@@ -110,4 +110,4 @@ def _title(lines: list[dict], window: int, metrics: dict | None) -> str:
         if metrics and kind in metrics
     ]
     text = f"{lines[-1]['step']} steps; dark: mean over {window // 2 * 2 + 1} steps"
-    return ", ".join([text, *reached])
+    return "; ".join([text, ", ".join(reached)]) if reached else text
