@@ -47,9 +47,9 @@ class NamedPyramid(nn.Module):
         return OrderedDict(zip(["0", "1", "2", "3", "pool"], self.backbone(images), strict=True))
 
 
-def peer_model(kind: str, classes: int) -> MaskRCNN:
-    """torchvision's MaskRCNN for 256 px pictures."""
-    size = {"min_size": 256, "max_size": 256}
+def peer_model(kind: str, classes: int, side: int) -> MaskRCNN:
+    """torchvision's MaskRCNN for pictures of that side in pixels."""
+    size = {"min_size": side, "max_size": side}
     if kind == "same":
         mini = ARCHITECTURES["mini"]
         anchors = AnchorGenerator(tuple((s,) for s in mini.anchor_sizes), (mini.anchor_ratios,) * 5)
@@ -85,9 +85,11 @@ def rate(kind: str, step: int, share: float) -> float:
     return warm * (0.1 if share > 0.8 else 1.0)
 
 
-def train_peer(kind: str, dataset: CocoDataset, seconds: float, batch: int) -> tuple[MaskRCNN, int]:
+def train_peer(
+    kind: str, dataset: CocoDataset, side: int, seconds: float, batch: int
+) -> tuple[MaskRCNN, int]:
     """Train for so many seconds; random flips; returns the model and its number of steps."""
-    model = peer_model(kind, len(dataset.class_map.names) + 1).train()
+    model = peer_model(kind, len(dataset.class_map.names) + 1, side).train()
     optimiser = optimiser_for(model, kind)
     base = optimiser.param_groups[0]["lr"]
     begun, step = time.perf_counter(), 0
@@ -111,7 +113,7 @@ def train_peer(kind: str, dataset: CocoDataset, seconds: float, batch: int) -> t
 
 @torch.inference_mode()
 def evaluate_peer(model: MaskRCNN, dataset: CocoDataset) -> dict[str, dict[str, float]]:
-    """The COCO figures of torchvision's model on a split of 256 px pictures, which no resizing changes."""
+    """The COCO figures of torchvision's model on a split whose pictures no resizing changes."""
     results = []
     model.transform.postprocess = lambda result, sizes, originals: result  # the grids, not yet pasted
     for index in range(len(dataset)):
@@ -135,12 +137,13 @@ def evaluate_peer(model: MaskRCNN, dataset: CocoDataset) -> dict[str, dict[str, 
     return {kind: coco_metrics(dataset.coco, results, kind) for kind in ("bbox", "segm")}
 
 
-def train_ours(data: Path, seconds: float) -> dict[str, dict[str, float]]:
+def train_ours(data: Path, side: int, seconds: float) -> dict[str, dict[str, float]]:
     """`python -m minimrcnn train` with the same limit; its metrics.json."""
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         command = [sys.executable, "-m", "minimrcnn", "train", "--data", str(data), "--config", "mini"]
-        command += ["--out", str(run), "--time-limit", str(seconds), "--set", "vflip=0.5"]
+        command += ["--out", str(run), "--time-limit", str(seconds)]
+        command += ["--set", f"min_size={side}", "--set", f"max_size={side}"]
         subprocess.run(command, check=True)
         return json.loads((run / "metrics.json").read_text())
 
@@ -156,9 +159,10 @@ def main() -> None:
     train = CocoDataset(*find_split(arguments.data, "train"))
     val = CocoDataset(*find_split(arguments.data, "val"), train.class_map)
     batch = 4 if arguments.peer == "same" else 2
-    model, steps = train_peer(arguments.peer, train, arguments.seconds, batch)
+    side = max(train[0][0].shape[1:])  # of all pictures: both data sets have squares of one size
+    model, steps = train_peer(arguments.peer, train, side, arguments.seconds, batch)
     sides = {f"torchvision ({steps} steps of {batch})": evaluate_peer(model, val)}
-    sides["minimrcnn"] = train_ours(arguments.data, arguments.seconds)
+    sides["minimrcnn"] = train_ours(arguments.data, side, arguments.seconds)
     print(f"\n{arguments.seconds:.0f} s of training each on {THREADS} threads")
     for name, metrics in sides.items():
         figures = [
@@ -166,7 +170,7 @@ def main() -> None:
         ]
         print(f"{name:32} AP / AP50: {',  '.join(figures)}")
     theirs, ours = (metrics["segm"]["AP"] for metrics in sides.values())
-    print(f"ratio of mask AP {ours / theirs:.2f}")
+    print(f"ratio of mask AP {ours / (theirs or math.nan):.2f}")
 
 
 if __name__ == "__main__":
