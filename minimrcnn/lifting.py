@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minimrcnn import boxes, matching, roi_ops
+from minimrcnn import boxes, matching
+from minimrcnn.roi_ops.checks import at_least_float32
 from minimrcnn.structures import Samples
 
 
@@ -29,7 +30,7 @@ def per_image(name: str, function: Callable) -> Callable:
         "sample": _sample,
         "nms": boxes.nms_by_group,
         "assign_levels": lambda function: function,
-        "roi_align": roi_ops.pool_by_level,
+        "roi_align": pool_by_level,
         "mask_target": targets_by_object,
         "mask_loss": _mask_loss,
         "paste": lambda function: function,
@@ -87,6 +88,36 @@ def _mask_loss(function: Callable) -> Callable:
         return function(logits[rows], labels[rows], targets[rows]) * len(rows) / normaliser
 
     return lifted
+
+
+def pool_by_level(roi_align: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Lift a RoIAlign of one map, with the signature of `roi_ops.roi_align`, to a pyramid.
+
+    The function sees float32 at least: in half precision a RoI's corner is off by whole pixels.
+    """
+
+    def pooled(
+        features: list[Tensor],
+        boxes: Tensor,
+        batch: Tensor,
+        levels: Tensor,
+        strides: tuple[int, ...],
+        output_size: int,
+        sampling_ratio: int,
+        aligned: bool,
+    ) -> Tensor:
+        rois = torch.cat([batch[:, None].to(boxes.dtype), boxes], dim=1)  # (R, 5)
+        crops = features[0].new_zeros(len(rois), features[0].shape[1], output_size, output_size)
+        for level, (map_, stride) in enumerate(zip(features, strides, strict=True)):
+            rows = (levels == level).nonzero()[:, 0]
+            map_ = at_least_float32(map_)
+            here = roi_align(
+                map_, rois[rows].to(map_.dtype), output_size, 1 / stride, sampling_ratio, aligned
+            )
+            crops = crops.index_copy(0, rows, here.to(crops.dtype))
+        return crops
+
+    return pooled
 
 
 def targets_by_object(mask_target: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torchvision.ops.poolers import LevelMapper, MultiScaleRoIAlign
 
 from minimrcnn import roi_ops
+from minimrcnn.lifting import pool_by_level
 from minimrcnn.roi_ops import sampling
 from minimrcnn.roi_ops.sampling import axis
 from tests.roi_problems import gradient, laid_out, sampled_problems, seeds
@@ -236,7 +237,7 @@ def test_pyramid_roi_align_is_torchvisions(seed, count, sampling_ratio, output_s
     named = {str(i): f for i, f in enumerate(features)}
     theirs = pool(named, [boxes[batch == i] for i in range(2)], [(160, 224)] * 2)
     levels = roi_ops.assign_levels(boxes, 4, 56.0, ("outside", 1e-6))
-    lift = roi_ops.pool_by_level(roi_ops.roi_align) if by_level else roi_ops.pyramid_roi_align
+    lift = pool_by_level(roi_ops.roi_align) if by_level else roi_ops.pyramid_roi_align
     ours = lift(features, boxes, batch, levels, (4, 8, 16, 32), output_size, sampling_ratio, False)
     ours = torch.cat([ours[batch == i] for i in range(2)])
     torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-5)
@@ -249,7 +250,7 @@ def test_pyramid_gradient_reaches_every_level():
     batch, levels = torch.tensor([0, 1, 1, 0]), torch.tensor([0, 1, 2, 3])
     rest = (boxes, batch, levels, (4, 8, 16, 32), 7, 2, False)
     ours = roi_ops.pyramid_roi_align(features, *rest)
-    theirs = roi_ops.pool_by_level(torchvision.ops.roi_align)(others, *rest)
+    theirs = pool_by_level(torchvision.ops.roi_align)(others, *rest)
     weight = torch.randn(ours.shape, generator=torch.Generator().manual_seed(0))
     (ours * weight).sum().backward()
     (theirs * weight).sum().backward()

@@ -7,7 +7,7 @@ from minimrcnn.roi_ops.align import roi_align
 from minimrcnn.roi_ops.loops import roi_align_loop, roi_pool_loop, roi_warp_loop
 from minimrcnn.roi_ops.named import operation
 from minimrcnn.roi_ops.pool import roi_pool
-from minimrcnn.roi_ops.pyramid import assign_levels, pool_by_level, pyramid_roi_align
+from minimrcnn.roi_ops.pyramid import assign_levels, pyramid_roi_align
 from minimrcnn.roi_ops.rois import as_rois
 from minimrcnn.roi_ops.sampling import sample_points
 from minimrcnn.roi_ops.warp import roi_warp
@@ -16,7 +16,6 @@ __all__ = [
     "as_rois",
     "assign_levels",
     "operation",
-    "pool_by_level",
     "pyramid_roi_align",
     "roi_align",
     "roi_align_loop",

@@ -1,53 +1,22 @@
-"""RoIAlign in vectorised PyTorch: every bin is a weighted sum of a few cells (paper, section 3, figure 3).
-
-sampling.py says which cells and which weights, gather.py sums them.
-"""
+"""RoIAlign of one map, in each of its implementations; the vectorised one is crop.py."""
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 import torchvision
 from torch import Tensor
 
-from minimrcnn.roi_ops.gather import Taps, weighted_sums
+from minimrcnn.roi_ops.checks import at_least_float32
+from minimrcnn.roi_ops.crop import crop
 from minimrcnn.roi_ops.loops import no_crops, roi_align_loop
-from minimrcnn.roi_ops.rois import REDUCE, at_least_float32, check_rois, one_of
-from minimrcnn.roi_ops.sampling import adaptive_points, chunks, extent, taps
+from minimrcnn.roi_ops.pyramid import has_triton, prefers_triton
+from minimrcnn.roi_ops.rois import REDUCE, check_rois, one_of
+from minimrcnn.roi_ops.sampling import adaptive_points, extent
 from minimrcnn.structures import constant
 
 IMPLEMENTATIONS = ("auto", "loop", "pytorch", "torchvision", "triton")
-
-
-def crop(
-    maps: Sequence[Tensor],
-    rows: Sequence[Tensor],
-    start: Tensor,
-    length: Tensor,
-    batch: Tensor,
-    output_size: tuple[int, int],
-    sampling_ratio: int,
-) -> Tensor:
-    """Bilinear crops with the average over each bin's points: (R, C, height, width), channels_last.
-
-    Args:
-        maps: (B, C, H, W) each. rows: for each map the RoIs that read it, int64.
-        start, length: (R, 2), x and y, where a RoI begins and how long it is, in cells of its map.
-        batch: (R,) int64.
-    """
-    height, width = output_size
-    step = length / constant((width, height), length.device)  # (R, 2)
-
-    def parts() -> Iterator[Taps]:
-        for i, features in enumerate(maps):
-            for part in chunks(rows[i], step, height * width, sampling_ratio):
-                where = (start[part], step[part], batch[part], features.shape[2:])
-                yield Taps(i, part, *taps(*where, output_size, sampling_ratio))
-
-    sums = weighted_sums(parts(), len(start), height * width, maps)  # (R, height * width, C)
-    return sums.unflatten(1, output_size).permute(0, 3, 1, 2)
 
 
 def largest_point(
@@ -119,7 +88,7 @@ def roi_align(
         sampling_ratio: points along each side of a bin; 0 or less takes as many as the bin has cells.
         aligned: subtract the half pixel (detectron2) or not (the original, torchvision's models).
         reduce: "average" or "max" over the points of a bin (paper, Table 2c).
-        implementation: "loop" (loops.py), "pytorch" (this file), "torchvision", "triton", or "auto": Triton
+        implementation: "loop" (loops.py), "pytorch" (crop.py), "torchvision", "triton", or "auto": Triton
             on CUDA where it is installed, else PyTorch. The last two know the average alone.
 
     Returns:
@@ -161,16 +130,6 @@ def torchvision_align(
         features.to(dtype), rois.to(dtype), output_size, spatial_scale, sampling_ratio, aligned
     )
     return crops.to(features.dtype)
-
-
-def has_triton() -> bool:
-    """Whether Triton is installed: it is for Linux alone."""
-    return importlib.util.find_spec("triton") is not None
-
-
-def prefers_triton(maps: Sequence[Tensor]) -> bool:
-    """Whether the Triton kernel is to take these maps: it knows 4 levels at most, and no float64."""
-    return maps[0].is_cuda and maps[0].dtype != torch.float64 and len(maps) <= 4 and has_triton()
 
 
 def triton_align(

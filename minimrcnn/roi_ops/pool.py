@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from minimrcnn.roi_ops.rois import at_least_float32, check_rois
+from minimrcnn.roi_ops.checks import at_least_float32
+from minimrcnn.roi_ops.rois import check_rois
 
 CHUNK = 1 << 22  # values that are compared at one time
 

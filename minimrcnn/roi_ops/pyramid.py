@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib.util
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from minimrcnn.boxes import area
-from minimrcnn.roi_ops.align import crop, prefers_triton
-from minimrcnn.roi_ops.rois import (
+from minimrcnn.roi_ops.checks import (
     at_least_float32,
     check_boxes,
     check_features,
     check_sampling_ratio,
     size_pair,
 )
+from minimrcnn.roi_ops.crop import crop
 from minimrcnn.roi_ops.sampling import extent
 from minimrcnn.structures import constant
 
@@ -78,6 +79,16 @@ def pyramid_roi_align(
     return crop(features, rows, start, length, batch, pair, sampling_ratio)
 
 
+def has_triton() -> bool:
+    """Whether Triton is installed: it is for Linux alone."""
+    return importlib.util.find_spec("triton") is not None
+
+
+def prefers_triton(maps: Sequence[Tensor]) -> bool:
+    """Whether the Triton kernel is to take these maps: it knows 4 levels at most, and no float64."""
+    return maps[0].is_cuda and maps[0].dtype != torch.float64 and len(maps) <= 4 and has_triton()
+
+
 def check_pyramid(
     features: list[Tensor],
     boxes: Tensor,
@@ -118,33 +129,3 @@ def check_levels(levels: Tensor, count: int) -> None:
         low, high = (int(n) for n in levels.aminmax())
         if low < 0 or high >= count:
             raise ValueError(f"levels: from {low} to {high}, but the pyramid has levels 0 to {count - 1}")
-
-
-def pool_by_level(roi_align: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Lift a RoIAlign of one map, with the signature of `roi_ops.roi_align`, to a pyramid.
-
-    The function sees float32 at least: in half precision a RoI's corner is off by whole pixels.
-    """
-
-    def pooled(
-        features: list[Tensor],
-        boxes: Tensor,
-        batch: Tensor,
-        levels: Tensor,
-        strides: tuple[int, ...],
-        output_size: int,
-        sampling_ratio: int,
-        aligned: bool,
-    ) -> Tensor:
-        rois = torch.cat([batch[:, None].to(boxes.dtype), boxes], dim=1)  # (R, 5)
-        crops = features[0].new_zeros(len(rois), features[0].shape[1], output_size, output_size)
-        for level, (map_, stride) in enumerate(zip(features, strides, strict=True)):
-            rows = (levels == level).nonzero()[:, 0]
-            map_ = at_least_float32(map_)
-            here = roi_align(
-                map_, rois[rows].to(map_.dtype), output_size, 1 / stride, sampling_ratio, aligned
-            )
-            crops = crops.index_copy(0, rows, here.to(crops.dtype))
-        return crops
-
-    return pooled

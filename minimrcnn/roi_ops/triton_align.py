@@ -11,7 +11,8 @@ import torch
 import triton
 from torch import Tensor
 
-from minimrcnn.roi_ops.rois import one_of, size_pair
+from minimrcnn.roi_ops.checks import size_pair
+from minimrcnn.roi_ops.rois import one_of
 from minimrcnn.roi_ops.triton_kernels import forward_kernel, gather_kernel, list_kernel, scatter_kernel
 
 INTERPRETED = not isinstance(forward_kernel, triton.runtime.JITFunction)

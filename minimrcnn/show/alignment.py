@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from minimrcnn.roi_ops.checks import size_pair
 from minimrcnn.roi_ops.named import operation
-from minimrcnn.roi_ops.rois import size_pair
 from minimrcnn.show.reading import TITLES, check_roi, check_stride
 
 MARGIN = 4  # cells around the RoIs of a measurement without borders

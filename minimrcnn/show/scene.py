@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from minimrcnn.roi_ops.checks import size_pair
 from minimrcnn.roi_ops.named import operation
-from minimrcnn.roi_ops.rois import size_pair
 from minimrcnn.show.alignment import AlignmentError, apply, places, read_off, summarise, summary_line
 from minimrcnn.show.reading import TITLES, Axis, check_roi, check_stride, read_axis
 from minimrcnn.show.sheet import Array, Raster
