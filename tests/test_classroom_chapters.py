@@ -53,8 +53,7 @@ def test_the_parts_have_exercises_with_their_signatures():
     for part, exercise in by_part.items():
         line = re.search(rf"^    {part} +(.*)", parts.__doc__, re.MULTILINE)[1]
         start = parts.__doc__.index(line)
-        until = parts.__doc__.index("\n    ", start + len(line)) + 80  # arguments may go on in the next line
-        listed = parts.__doc__[start:until]
+        listed = parts.__doc__[start : start + len(line) + 80]  # arguments may go on in the next line
         for name in inspect.signature(stub_function(exercise)).parameters:
             assert name in listed, f"{part}: {name}"
 

@@ -34,9 +34,9 @@ body { font: 16px/1.55 system-ui, sans-serif; color: #1a1a1a; max-width: 900px; 
 nav { display: flex; gap: 1.5em; border-bottom: 1px solid #c8c8c8; padding: .4em 0; margin-bottom: 1.5em }
 img, svg { max-width: 100%; height: auto }
 pre { background: #f5f6f7; padding: 8px 12px; overflow-x: auto; font-size: 13.5px; line-height: 1.4 }
-.output pre { background: #fff; border-left: 3px solid #56B4E9; margin: 6px 0 }
+.output pre { background: #fff; border-left: 3px solid #56B4E9; margin: 6px 0; white-space: pre-wrap }
 .output_stderr pre { border-left-color: #D55E00 }
-.minimrcnn-source pre { background: #fff; border: 0 }
+.minimrcnn-source pre { background: #fff; border: 0; white-space: pre }
 .prompt, .anchor-link { display: none }
 table { border-collapse: collapse; font-size: 15px } th, td { border: 1px solid #c8c8c8; padding: 3px 9px }
 details { background: #eef2f5; padding: 6px 12px; margin: .5em 0 } summary { cursor: pointer }

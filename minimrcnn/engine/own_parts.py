@@ -19,7 +19,7 @@ from minimrcnn.engine.distributed import Group
 from minimrcnn.errors import UserError
 from minimrcnn.parts import DEFAULT, NEEDS_GRADIENT, Parts
 
-SECONDS = 0.1  # that a part may take for one picture of `mini`, which trains at some 0.05 s a picture
+SECONDS = 0.25  # that a part may take for one picture of `mini`, which alone trains at some 0.05 s a picture
 SIDE, OBJECTS, CHANNELS, CLASSES = 192, 8, 32, 9
 # What one picture of `mini` asks of each part: 9,200 anchors, 1,000 proposals before NMS, 32 RoIs for the
 # boxes and 16, of four times the bins, for the masks.
