@@ -77,7 +77,7 @@ def cell_of_bin(bin, tap, axis, SAMPLING: tl.constexpr):
     """Which cell a bin reads at its tap number `tap`, two taps for each point, and with what weight.
 
     Neighbouring points often share a cell. The first of their taps takes it, with the whole of A, and the
-    others get weight 0, for which nothing is read: of 16 taps a bin some 9 are left at 7x7, 7 at 14x14.
+    others get weight 0, for which nothing is read: of 16 taps a bin some 9 are left at 7x7, 6 at 14x14.
     """
     where, _ = sample(bin, tap // 2, axis)
     before, _ = sample(bin, tap // 2 - 1, axis)
