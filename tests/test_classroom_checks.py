@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from minimrcnn.classroom import check, checking, inputs, stopping
+from minimrcnn.classroom.chapters import all_exercises
 from minimrcnn.classroom.diagnosis import verdict
 from minimrcnn.classroom.exercise import Exercise, planted
 from minimrcnn.classroom.stopping import TimeUp, time_limit
@@ -222,6 +223,14 @@ def test_of_two_mistakes_the_first_is_told():
 
     assert verdict(SCALED, twice_wrong) == "something is added"
     assert verdict(SCALED, once_wrong).startswith("raises IndexError")
+
+
+@pytest.mark.parametrize("name", ["assign_levels", "match"])
+def test_right_numbers_in_a_wrong_dtype_are_told_as_that(name):
+    """And not as a planted mistake that gives the right numbers for the first input."""
+    exercise = all_exercises()[name]
+    said = verdict(exercise, lambda *arguments: exercise.reference(*arguments).float())
+    assert said.startswith("gives float32 where whole numbers (int64) are wanted")
 
 
 def test_a_wrong_answer_says_for_which_input():

@@ -132,6 +132,9 @@ def _level_inputs(g):
     boxes = torch.cat([corner, corner + torch.stack([sides * tall, sides / tall], dim=1)], dim=1)
     yield boxes, 4, 224.0, ("outside", 1e-6), 0
     yield boxes / 3, 4, 56.0, ("inside", 1e-8), 0
+    # An epsilon that shows: log2(side) + .4 is log2(1.32 * side), log2(side + .4) something else.
+    yield boxes, 4, 224.0, ("outside", 0.4), 0
+    yield boxes, 4, 224.0, ("inside", 0.4), 0
     yield boxes, 3, 448.0, ("outside", 1e-6), 0
     # A box from 0 to 6 is 6 or 7 wide: with plus_one these go to another level.
     small = torch.tensor([[0.0, 0, 6, 6], [1, 1, 14.2, 14.2], [2, 3, 29.4, 30.4]])
@@ -142,12 +145,14 @@ def _level_inputs(g):
 
 def _levels_like(
     boxes, levels, canonical_scale, epsilon, plus_one=0, *,
-    root=True, base=0, rounding="floor", clamped=True, scale=None, plus=True, side="area", at=4,
+    root=True, base=0, rounding="floor", clamped=True, scale=None, plus=True, side="area", at=4, where=None,
 ):  # fmt: skip
     w, h = (boxes[:, 2:] - boxes[:, :2] + (plus_one if plus else 0)).double().unbind(1)
     length = {"area": w * h, "longer": torch.maximum(w, h) ** 2}[side]
     length = length.sqrt() if root else length
-    k = at + torch.log2((length / (scale or canonical_scale)).clamp(min=1e-9)) + 1e-6
+    length = (length / (scale or canonical_scale)).clamp(min=1e-9)
+    where = where or epsilon[0]
+    k = at + torch.log2(length + epsilon[1] * (where == "inside")) + epsilon[1] * (where == "outside")
     k = {"floor": k.floor(), "round": k.round(), "ceil": k.ceil()}[rounding]
     if clamped:
         k = k.clamp(2, 1 + levels)
@@ -155,11 +160,12 @@ def _levels_like(
 
 
 def _levels_loop(boxes, levels, canonical_scale, epsilon, plus_one=0):
-    rows = []
+    rows, (where, small) = [], epsilon
     for x1, y1, x2, y2 in boxes.tolist():
-        side = math.sqrt((x2 - x1 + plus_one) * (y2 - y1 + plus_one))
+        side = math.sqrt((x2 - x1 + plus_one) * (y2 - y1 + plus_one)) / canonical_scale
+        side = side * 2**small if where == "outside" else side + small
         row = 0
-        while row < levels - 1 and side >= canonical_scale / 2 ** (1 - row):
+        while row < levels - 1 and side >= 2.0 ** (row - 1):
             row += 1
         rows.append(row)
     return rows
@@ -194,6 +200,9 @@ def assign_levels(boxes, levels, canonical_scale, epsilon, plus_one=0):
         planted("the levels are not cut to those there are", _levels_like, clamped=False),
         planted("uses 224 whatever canonical_scale is", _levels_like, scale=224.0),
         planted("plus_one is ignored", _levels_like, plus=False),
+        planted("the epsilon is left out", _levels_like, where="nowhere"),
+        planted('adds the epsilon to the logarithm where it says "inside"', _levels_like, where="outside"),
+        planted('adds the epsilon to the argument where it says "outside"', _levels_like, where="inside"),
         planted(
             "the longer side decides for you: the square root of the area does", _levels_like, side="longer"
         ),
