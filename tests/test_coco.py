@@ -420,6 +420,8 @@ def test_pictures_cut_short_or_not_pictures_are_named(tmp_path: Path) -> None:
     path.write_text("not a picture")
     with pytest.raises(UserError, match=r"x\.jpg cannot be read whole: cannot identify"):
         read_picture(path, 64, 64)
+    with pytest.raises(UserError, match="is a folder: give the picture files"):
+        read_picture(tmp_path, None, None)
     Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "x.tif")
     with pytest.raises(UserError, match=r"x\.tif .*floating-point"):
         read_picture(tmp_path / "x.tif", 4, 4)

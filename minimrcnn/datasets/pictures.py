@@ -33,6 +33,8 @@ def read_picture(path: Path, width: int | None, height: int | None) -> Tensor:
             pixels = np.stack([np.asarray(band) for band in bands])  # (3, H, W)
     except FileNotFoundError:
         raise UserError(f"The picture {path} is missing.") from None
+    except IsADirectoryError:
+        raise UserError(f"{path} is a folder: give the picture files that are in it.") from None
     except Exception as error:  # a damaged file makes Pillow's readers raise almost anything
         raise UserError(f"The picture {path} cannot be read whole: {error}. Fetch it again.") from None
     found = pixels.shape[2], pixels.shape[1]
