@@ -90,6 +90,7 @@ def _axis_reference(start, length, bins, points, size):
 
 
 def axis_like(start, length, bins, points, size, *, place=0.5, mean=True, one=False, **how):
+    """The right answer, and with a switch turned a wrong one."""
     points = 1 if one else points
     share = (np.arange(bins)[:, None] + (np.arange(points) + place) / points).ravel() / bins
     tables = [
