@@ -108,6 +108,8 @@ def _by_mistake(exercise: Exercise, cases: list[Case]) -> str:
     answer. Of several such mistakes the one that explains most cases is meant.
     """
     first = next(i for i, case in enumerate(cases) if case.fault)
+    if cases[first].outcome.error is None and _same(exercise, cases[first], cases[first].wanted):
+        return ""  # what is wrong is not a number: its dtype, say
     most, said = 0, ""
     for mistake in exercise.mistakes:
         explained = 0
@@ -116,8 +118,6 @@ def _by_mistake(exercise: Exercise, cases: list[Case]) -> str:
                 explained += 1
             elif number <= first:
                 break
-            if number == first and _is_right(exercise, mistake.function, case):
-                break  # what is wrong is not a number: its dtype, say
         else:
             if explained == len(cases):
                 return mistake.message
@@ -126,25 +126,18 @@ def _by_mistake(exercise: Exercise, cases: list[Case]) -> str:
     return said
 
 
-def _is_right(exercise: Exercise, mistaken: Callable[..., object], case: Case) -> bool:
-    """Whether a planted mistake gives the right numbers in this case."""
-    planted = call(mistaken, case.arguments)
-    if planted.error is not None:
-        return False
-    try:
-        mine, wanted = like(planted.answer, case.wanted), like(case.wanted, case.wanted)
-        return equal(exercise.canonical(mine), exercise.canonical(wanted), exercise.tolerance)
-    except Exception:  # too odd to be compared
-        return False
-
-
 def _explains(exercise: Exercise, mistaken: Callable[..., object], case: Case) -> bool:
     """Whether a planted mistake gives in this case what the student's function gave."""
     planted = call(mistaken, case.arguments)
     if planted.error is not None or case.outcome.error is not None:
         return type(planted.error) is type(case.outcome.error)
+    return _same(exercise, case, planted.answer)
+
+
+def _same(exercise: Exercise, case: Case, answer: object) -> bool:
+    """Whether the student's function gave the numbers of `answer` in this case."""
     try:
-        mine, theirs = like(case.outcome.answer, case.wanted), like(planted.answer, case.wanted)
+        mine, theirs = like(case.outcome.answer, case.wanted), like(answer, case.wanted)
         return equal(exercise.canonical(mine), exercise.canonical(theirs), exercise.tolerance)
     except Exception:  # too odd to be compared
         return False
