@@ -47,7 +47,7 @@ def test_the_directions_stay_and_their_lengths_become_alike(seed, rows, columns,
     generator = torch.Generator().manual_seed(seed)
     matrix = torch.randn(rows, columns, generator=generator) * 10**power
     u, lengths, v = torch.linalg.svd(matrix.double(), full_matrices=False)
-    stretched = u.T @ orthogonal(matrix).double() @ v.T  # the result in the basis of the directions
+    stretched = u.T @ orthogonal([matrix])[0].double() @ v.T  # the result in the basis of the directions
     clear = lengths > lengths[0] * 0.02  # five iterations do not reach what is nearly 0
     diagonal = stretched.diagonal()[clear]
     assert bool(((diagonal > 0.6) & (diagonal < 1.25)).all())
@@ -56,7 +56,15 @@ def test_the_directions_stay_and_their_lengths_become_alike(seed, rows, columns,
 
 
 def test_no_gradient_is_no_direction():
-    assert torch.equal(orthogonal(torch.zeros(3, 5)), torch.zeros(3, 5))
+    assert torch.equal(orthogonal([torch.zeros(3, 5)])[0], torch.zeros(3, 5))
+
+
+def test_matrices_of_one_height_do_not_mix():
+    generator = torch.Generator().manual_seed(0)
+    shapes = (4, 9), (4, 30), (9, 4), (7, 7), (4, 9)
+    matrices = [torch.randn(*shape, generator=generator) for shape in shapes]
+    for matrix, together in zip(matrices, orthogonal(matrices), strict=True):
+        torch.testing.assert_close(together, orthogonal([matrix])[0], rtol=1e-4, atol=1e-5)
 
 
 def test_it_is_torchs_muon_on_matrices():

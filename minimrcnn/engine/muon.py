@@ -21,28 +21,41 @@ COEFFICIENTS = 3.4445, -4.775, 2.0315
 ITERATIONS = 5
 
 
-def orthogonal(matrices: Tensor) -> Tensor:
-    """The nearest orthogonal matrices, roughly: (..., n, m) with singular values between .7 and 1.2.
+def orthogonal(matrices: list[Tensor]) -> list[Tensor]:
+    """The nearest orthogonal matrices, roughly: each (n, m) with singular values between .7 and 1.2.
 
-    Newton-Schulz: each iteration multiplies the matrix by a polynomial of its Gram matrix. The
-    polynomials commute, so that they are multiplied first, as small (n, n) matrices.
+    Newton-Schulz multiplies a matrix by a polynomial of its Gram matrix, which has the shorter side alone:
+    however long they are, all matrices of 32 rows go through the iterations together.
     """
-    if matrices.shape[-2] > matrices.shape[-1]:
-        return orthogonal(matrices.mT).mT
-    matrices = matrices / (matrices.norm(dim=(-2, -1), keepdim=True) + 1e-12)
-    gram = matrices @ matrices.mT  # (..., n, n)
+    wide = [matrix.mT if matrix.shape[0] > matrix.shape[1] else matrix for matrix in matrices]
+    wide = [matrix / (matrix.norm() + 1e-12) for matrix in wide]
+    turned: list[Tensor] = [matrix.new_empty(0) for matrix in wide]
+    for rows in {len(matrix) for matrix in wide}:
+        same = [i for i, matrix in enumerate(wide) if len(matrix) == rows]
+        products = newton_schulz(torch.stack([wide[i] @ wide[i].mT for i in same]))
+        for i, product in zip(same, products, strict=True):
+            turned[i] = product @ wide[i]
+    pairs = zip(turned, matrices, strict=True)
+    return [result.mT if matrix.shape[0] > matrix.shape[1] else result for result, matrix in pairs]
+
+
+def newton_schulz(gram: Tensor) -> Tensor:
+    """What matrices with these Gram matrices (k, n, n) have to be multiplied by: (k, n, n).
+
+    The polynomials of the iterations commute, so that they are multiplied with one another first.
+    """
     product = last = polynomial(gram)
     for _ in range(ITERATIONS - 1):
         gram = last @ gram @ last
         last = polynomial(gram)
         product = last @ product
-    return product @ matrices
+    return product
 
 
 def polynomial(gram: Tensor) -> Tensor:
     """a I + b G + c G^2, what one iteration multiplies by."""
     a, b, c = COEFFICIENTS
-    result = c * (gram @ gram) + b * gram
+    result = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
     result.diagonal(dim1=-2, dim2=-1).add_(a)
     return result
 
@@ -74,36 +87,30 @@ class Muon(torch.optim.AdamW):
             self.param_groups = every
         found_inf = getattr(self, "found_inf", None)
         for group in every:
-            if group["matrices"]:
-                for weights in of_one_shape(group["params"]):
-                    move(weights, self.state, group, found_inf)
-
-
-def of_one_shape(weights: list[Tensor]) -> list[list[Tensor]]:
-    """The weights that have a gradient, those of one shape together: their products take one call."""
-    shapes: dict[torch.Size, list[Tensor]] = {}
-    for weight in weights:
-        if weight.grad is not None:
-            shapes.setdefault(weight.flatten(1).shape, []).append(weight)
-    return list(shapes.values())
+            weights = [weight for weight in group["params"] if weight.grad is not None]
+            if group["matrices"] and weights:
+                move(weights, self.state, group, found_inf)
 
 
 def move(weights: list[Tensor], states: dict, group: dict, found_inf: Tensor | None) -> None:
-    """One step of Muon, with Nesterov's momentum, for weights of one shape."""
-    beta, rate, keep = group["betas"][0], group["lr"], 1.0
-    if found_inf is not None:
-        keep = 1.0 - found_inf  # 0 leaves the step out
-    ahead = []
+    """One step of Muon, with Nesterov's momentum."""
     for weight in weights:
-        state, gradient = states[weight], weight.grad
-        if found_inf is not None:
-            gradient = torch.where(found_inf > 0, 0.0, gradient)  # 0 * nan would be nan
-        if not state:
-            state["momentum"] = torch.zeros_like(weight)
-            state["step"] = torch.zeros(())  # nobody counts it, but AdamW looks for it in what it loads
-        momentum = state["momentum"].lerp_(gradient, (1 - beta) * keep)
-        ahead.append(gradient.lerp(momentum, beta).flatten(1))  # (out, in * k * k)
-    size = SCALE * max(ahead[0].shape) ** 0.5
-    for weight, direction in zip(weights, orthogonal(torch.stack(ahead)), strict=True):
-        weight.mul_(1 - rate * group["weight_decay"] * keep)
-        weight.sub_(direction.view_as(weight) * (rate * size * keep))
+        if not states[weight]:
+            states[weight]["momentum"] = torch.zeros_like(weight)
+            states[weight]["step"] = torch.zeros(
+                ()
+            )  # nobody counts it, but AdamW looks for it in what it loads
+    beta, rate = group["betas"][0], group["lr"]
+    momenta = [states[weight]["momentum"] for weight in weights]
+    gradients = [weight.grad for weight in weights]
+    if found_inf is not None:
+        rate = rate * (1.0 - found_inf)  # 0 leaves the step out
+        skip = found_inf > 0  # then the momentum, drawn towards itself, stays; 0 * nan would be nan
+        gradients = [torch.where(skip, m, g) for m, g in zip(momenta, gradients, strict=True)]
+    torch._foreach_lerp_(momenta, gradients, 1 - beta)
+    ahead = torch._foreach_lerp(gradients, momenta, beta)
+    directions = orthogonal([matrix.flatten(1) for matrix in ahead])  # (out, in * k * k) each
+    torch._foreach_mul_(directions, [SCALE * max(matrix.shape) ** 0.5 for matrix in directions])
+    torch._foreach_mul_(directions, rate)
+    torch._foreach_mul_(weights, 1 - rate * group["weight_decay"])
+    torch._foreach_sub_(weights, [d.view_as(w) for d, w in zip(directions, weights, strict=True)])
