@@ -18,9 +18,11 @@ import minimrcnn
 # the lifts of students' functions lie beside that way, as they do in torchvision's list.
 OURS = [
     *("config", "structures", "randomness", "transforms", "backbone", "boxes", "anchors", "matching"),
-    *("rpn", "roi_ops/checks", "roi_ops/sampling", "roi_ops/gather", "roi_ops/crop", "roi_ops/pyramid"),
-    *("heads", "losses", "masks", "parts", "model"),
+    *("rpn", "roi_ops/checks", "roi_ops/pyramid", "heads", "losses", "masks", "parts", "model"),
 ]
+# RoIAlign itself, in PyTorch. torchvision's is C++ and CUDA, not counted; its slow form in Python is.
+KERNEL = ["roi_ops/sampling", "roi_ops/gather", "roi_ops/crop"]
+# Its boxes and heads decide on the detections in the same files; ours do that in detection.py.
 THEIRS = [
     *("models/detection/" + name for name in ("mask_rcnn", "faster_rcnn", "generalized_rcnn", "rpn")),
     *("models/detection/" + name for name in ("roi_heads", "_utils", "anchor_utils", "image_list")),
@@ -48,16 +50,17 @@ def code_lines(path: Path) -> int:
 
 
 def main() -> None:
-    """Both sides, file by file. Ours must stay within 1,400."""
-    totals = {}
-    for package, names in ((minimrcnn, OURS), (torchvision, THEIRS)):
-        print(package.__name__)
+    """Both sides, file by file. Ours, RoIAlign included, must stay within 1,400."""
+    totals = []
+    for package, names in ((minimrcnn, OURS), (minimrcnn, KERNEL), (torchvision, THEIRS)):
+        print(package.__name__ + (", RoIAlign" if names is KERNEL else ""))
         counts = {name: code_lines(Path(package.__file__).parent / f"{name}.py") for name in names}
         for name, count in counts.items():
             print(f"  {name:40} {count:5}")
-        totals[package.__name__] = sum(counts.values())
-        print(f"  {'sum':40} {sum(counts.values()):5}")
-    print(f"ratio {totals['torchvision'] / totals['minimrcnn']:.2f}")
+        totals.append(sum(counts.values()))
+        print(f"  {'sum':40} {totals[-1]:5}")
+    ours, kernel, theirs = totals
+    print(f"all of ours {ours + kernel}, ratio {theirs / (ours + kernel):.2f}")
 
 
 if __name__ == "__main__":

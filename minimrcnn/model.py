@@ -5,17 +5,16 @@ pictures -> backbone -> pyramid -> RPN -> proposals -> RoIAlign -> heads -> loss
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
-from minimrcnn import boxes as box_ops
 from minimrcnn import transforms
 from minimrcnn.anchors import grid_anchors
 from minimrcnn.backbone import STRIDES, Backbone
 from minimrcnn.config import Architecture, Conventions
+from minimrcnn.detection import select, to_pictures
 from minimrcnn.heads import BoxPredictor, MaskPredictor, RoIHeads
 from minimrcnn.key_names import modern_names
 from minimrcnn.losses import box_loss, class_loss, share
@@ -115,7 +114,8 @@ class MaskRCNN(nn.Module):
             output.losses = self.losses(batch, stages["targets"], stages, fold(key, batch.image_ids))
         if detections:
             found, grids = self.detect(batch, stages)
-            output.detections = self.to_pictures(found, grids, batch, paste)
+            how = self.parts.paste if paste else None
+            output.detections = to_pictures(found, grids, batch, self.architecture, self.conventions, how)
         missing = set(keep) - set(stages)
         if missing:
             raise ValueError(f"keep={sorted(missing)}: this pass has the stages {', '.join(stages)}")
@@ -308,7 +308,9 @@ class MaskRCNN(nn.Module):
         scores = rois.spread(logits.float().softmax(dim=1), proposals.valid.shape)  # (B, K, classes)
         deltas = rois.spread(deltas.float(), proposals.valid.shape)  # (B, K, classes, 4)
         scores = scores.masked_fill(~proposals.valid[..., None], 0)
-        found = stages["detections"] = self.select(proposals, scores, deltas, batch.sizes)
+        found = stages["detections"] = select(
+            proposals, scores, deltas, batch.sizes, self.architecture, self.conventions, self.parts
+        )
         if not self.architecture.masks:
             return found, found.boxes.new_zeros(*found.valid.shape, 0, 0)
         rois = flatten_rois(found.boxes, found.valid)
@@ -318,60 +320,3 @@ class MaskRCNN(nn.Module):
         chosen = logits[torch.arange(len(label), device=label.device), label].float().sigmoid()
         grids = stages["grids"] = rois.spread(chosen, found.valid.shape)
         return found, grids
-
-    def select(self, proposals: Proposals, scores: Tensor, deltas: Tensor, sizes: Tensor) -> Detections:
-        """From (proposal, class) pairs to detections: threshold, decode, NMS within a class, top 100.
-
-        Args:
-            scores: (B, K, classes) probabilities; deltas: (B, K, classes, 4).
-        """
-        a, c = self.architecture, self.conventions
-        classes = scores.shape[2]
-        pairs = scores[..., 1:].flatten(1)  # (B, K * (classes - 1)), without the background
-        count = (pairs > a.score_threshold).sum(dim=1)  # (B,)
-        cap = int(count.max()) if pairs.device.type == "cpu" else a.candidates
-        score, index = pairs.topk(min(max(cap, 1), pairs.shape[1]), dim=1)  # (B, N)
-        row, label = index // (classes - 1), index % (classes - 1) + 1
-        proposal = proposals.boxes.gather(1, row[..., None].expand(-1, -1, 4))
-        delta = deltas.flatten(1, 2).gather(1, (row * classes + label)[..., None].expand(-1, -1, 4))
-        box = self.parts.decode(delta, proposal, a.box_weights, c.plus_one)
-        box = box_ops.clip(box, sizes, c.plus_one)  # (B, N, 4)
-        large = box_ops.large_enough(box, c.detection_min_size, c.plus_one)
-        candidate = (score > a.score_threshold) & large
-        measured = box_ops.to_lengths(box, c.plus_one)
-        keep = self.parts.nms(measured, score, label, candidate, c.nms_threshold)
-        score, order = score.masked_fill(~keep, -1).topk(min(a.detections, score.shape[1]), dim=1)  # (B, D)
-        box = box.gather(1, order[..., None].expand(-1, -1, 4))
-        return Detections(box, score, label.gather(1, order), score >= 0, count > cap)
-
-    # -- the way out ---------------------------------------------------------------------------------
-
-    def to_pictures(
-        self, found: Detections, grids: Tensor, batch: Batch, paste: bool
-    ) -> list[dict[str, Tensor]]:
-        """Detections of fixed shape to a list of dicts, in native pixels; the first wait for the GPU."""
-        if bool(found.overflow.any()):
-            warnings.warn(
-                f"more than {self.architecture.candidates} candidates above the score threshold "
-                f"{self.architecture.score_threshold} in a picture: the lowest were dropped before NMS. "
-                "Raise Architecture.candidates or score_threshold.",
-                stacklevel=3,
-            )
-        boxes = transforms.to_native(found.boxes, batch)
-        results = []
-        for i, ((height, width), count) in enumerate(
-            zip(batch.native_shapes, found.valid.sum(dim=1).tolist(), strict=True)
-        ):
-            result = {
-                "boxes": boxes[i, :count],
-                "labels": found.labels[i, :count],
-                "scores": found.scores[i, :count],
-            }
-            if self.architecture.masks:
-                grid = grids[i, :count]
-                result["masks"] = grid
-                if paste:
-                    how = self.conventions.paste
-                    result["masks"] = self.parts.paste(grid, result["boxes"], height, width, how)[:, None]
-            results.append(result)
-        return results

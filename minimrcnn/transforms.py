@@ -136,12 +136,6 @@ def crops_of(target: dict) -> MaskCrops:
     return masks if isinstance(masks, MaskCrops) else MaskCrops.from_dense(masks)
 
 
-def to_native(boxes: Tensor, batch: Batch) -> Tensor:
-    """Boxes (B, K, 4) in pixels of the resized pictures to pixels of the native ones."""
-    scale = (batch.native_sizes.to(torch.float32) / batch.sizes.to(torch.float32)).flip(1).repeat(1, 2)
-    return boxes * scale[:, None]
-
-
 def check_images(images: list[Tensor], validate: bool) -> None:
     """Raise ValueError or TypeError for what is no list of pictures.
 

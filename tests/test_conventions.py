@@ -14,6 +14,7 @@ from minimrcnn import boxes, losses, masks, pasting, roi_ops, transforms
 from minimrcnn.anchors import cell_anchors, grid_anchors
 from minimrcnn.backbone import STRIDES, ResNet
 from minimrcnn.config import CONVENTIONS, Conventions
+from minimrcnn.detection import select
 from minimrcnn.parts import Parts
 from minimrcnn.rpn import RegionProposalNetwork
 from minimrcnn.structures import Proposals, Samples, Targets
@@ -255,13 +256,12 @@ def test_field_mask_target():
 
 def detections(conventions: Conventions, found: list[list[float]]) -> int:
     """How many of these boxes, all of one class, are kept."""
-    model = little_model()
-    model.conventions = conventions
     count = len(found)
     scores = torch.zeros(1, count, 4)
     scores[0, :, 1] = torch.linspace(0.9, 0.5, count)
     rows = Proposals(torch.tensor(found)[None], scores[..., 1], torch.ones(1, count, dtype=torch.bool))
-    chosen = model.select(rows, scores, torch.zeros(1, count, 4, 4), torch.tensor([[100, 100]]))
+    deltas, size = torch.zeros(1, count, 4, 4), torch.tensor([[100, 100]])
+    chosen = select(rows, scores, deltas, size, little_model().architecture, conventions, Parts())
     return int(chosen.valid.sum())
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from little import LITTLE, little_model, scene
 
 import minimrcnn
+from minimrcnn.detection import to_pictures
 from minimrcnn.randomness import uniform
 from minimrcnn.structures import MaskCrops, flatten_rois
 
@@ -288,13 +289,13 @@ def test_more_candidates_than_the_cap_warns(model):
     output = model.run(images, detections=True, keep=("detections", "batch", "grids"))
     found = output.stages["detections"]
     found.overflow[1] = True
-    rest = (output.stages["grids"], output.stages["batch"], True)
+    rest = output.stages["grids"], output.stages["batch"], model.architecture, model.conventions, None
     with pytest.warns(UserWarning, match=r"4096 candidates.*Raise Architecture\.candidates"):
-        model.to_pictures(found, *rest)
+        to_pictures(found, *rest)
     found.overflow[1] = False
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        model.to_pictures(found, *rest)
+        to_pictures(found, *rest)
 
 
 @torch.no_grad()

@@ -30,6 +30,7 @@ from minimrcnn import transforms
 from minimrcnn.anchors import grid_anchors
 from minimrcnn.backbone import STRIDES
 from minimrcnn.config import Architecture, Conventions
+from minimrcnn.detection import select
 from minimrcnn.structures import Proposals
 
 KEEP = ("batch", "pyramid", "objectness", "deltas", "anchors", "proposals")
@@ -267,7 +268,8 @@ def test_select_equals_torchvision_on_the_same_logits(models, both):
     scores = torch.zeros(*proposals.valid.shape, a.num_classes)
     spread = torch.zeros(*proposals.valid.shape, a.num_classes, 4)
     scores[proposals.valid], spread[proposals.valid] = logits.softmax(dim=1), deltas
-    ours = models.ours.select(proposals, scores, spread, both.ours["batch"].sizes)
+    how = (a, models.ours.conventions, models.ours.parts)
+    ours = select(proposals, scores, spread, both.ours["batch"].sizes, *how)
     assert counts == [len(b) for b in boxes]
     for i in range(2):
         rows = ours.valid[i]
