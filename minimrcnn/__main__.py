@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from minimrcnn.commands.arguments import Parser
 from minimrcnn.commands.course import add_exercises, add_grade
 from minimrcnn.commands.data_sets import add_data
 from minimrcnn.commands.models import add_evaluate, add_predict, add_train
@@ -19,7 +20,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     0: done. 1: `data check` found errors. 2: bad input or arguments, with one message. 130: Ctrl-C.
     """
-    args = parser().parse_args(arguments)
+    args = parser().parse_args(sys.argv[1:] if arguments is None else arguments)
     try:
         return args.command(args)
     except UserError as error:
@@ -32,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The arguments of all commands."""
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="python -m minimrcnn",
         description="Mask R-CNN: train it, measure it, use it.",
         epilog="Each command explains itself: python -m minimrcnn train --help",

@@ -262,6 +262,72 @@ def test_the_form_of_an_answer(value, wanted, message):
     assert verdict(*plain(value, wanted)).split(" (for")[0] == message
 
 
+# ---------------------------------------------------------------- right, but without a gradient
+
+TRAINED = replace(SCALED, gradient=(0,))
+BOTH = Exercise(
+    name="both",
+    chapter=3,
+    difficulty=1,
+    minutes=5,
+    stub='def both(a, b):\n    """The softmax of a * b."""',
+    reference=lambda a, b: (a * b).softmax(dim=0),
+    inputs=lambda g: iter([(inputs.signed(g, 4), inputs.signed(g, 4))]),
+    others=(),
+    mistakes=(),
+    gradient=(0, 1),
+)
+CUT = "detach(), item(), no_grad(), NumPy or a copy cuts it off"
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        scaled,
+        lambda v, f: list(v * f),
+        lambda v, f: (v * f).double(),
+        lambda v, f: [torch.stack([x * f for x in row]) for row in v] if len(v) else v,
+    ],
+)
+def test_an_answer_that_the_gradient_comes_through_is_ok(function):
+    assert verdict(TRAINED, function) == "ok"
+    with torch.no_grad():
+        assert verdict(TRAINED, function) == "ok"
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda v, f: v.detach() * f,
+        lambda v, f: (v * f).data,
+        lambda v, f: torch.no_grad()(scaled)(v, f),
+        lambda v, f: torch.tensor(v.tolist()).reshape(v.shape) * f,
+        SCALED.others[0],
+        lambda v, f: v.detach() * f + 0 * v,
+    ],
+)
+def test_an_answer_that_hides_the_gradient_is_told(function):
+    assert verdict(SCALED, function) == "ok"
+    assert verdict(TRAINED, function) == f"right numbers, but no gradient reaches `values`: {CUT}"
+
+
+def test_an_answer_that_fails_with_a_gradient_is_told_with_its_line():
+    said = verdict(TRAINED, lambda v, f: torch.from_numpy(v.numpy() * f))
+    assert said.startswith("right numbers, but no gradient reaches `values`: raises RuntimeError: ")
+    assert re.search(r"\(line [0-9]+: said = verdict\(TRAINED", said)
+
+
+def test_each_argument_needs_its_own_gradient():
+    assert verdict(BOTH, BOTH.reference) == "ok"  # although a softmax sums to 1
+    words = "right numbers, but no gradient reaches"
+    assert verdict(BOTH, lambda a, b: (a * b.detach()).softmax(dim=0)) == f"{words} `b`: {CUT}"
+    assert verdict(BOTH, lambda a, b: (a * b).softmax(dim=0).detach()) == f"{words} `a` and `b`: {CUT}"
+
+
+def test_wrong_numbers_are_told_before_the_gradient():
+    assert verdict(TRAINED, lambda v, f: v.detach() * f + 1) == "something is added"
+
+
 # ---------------------------------------------------------------- endless
 
 

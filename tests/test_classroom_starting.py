@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -80,6 +81,30 @@ def test_the_newer_version_may_be_worked_in_too(course, tmp_path):
         "03_a.newer2.ipynb": "fourth edition",
         "04_b.ipynb": "04_b, first edition",
     }
+
+
+def test_every_link_of_a_copy_leads_to_a_file(tmp_path):
+    work = tmp_path / "work"
+    start(work)
+    for path in work.glob("*.ipynb"):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+        for link in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"`[^`]+`", "", text)):  # not in code
+            assert link.startswith("https://") or (work / link.partition("#")[0]).is_file(), (path.name, link)
+        assert f"(`notebooks/{path.name}` in the course's folder)" in text
+
+
+def test_a_link_to_a_chapter_becomes_its_name(course, tmp_path):
+    text = (
+        "See [the _RPN_](../notebooks/04_rpn.ipynb#Loss), [04](04_b.ipynb), [web](https://x.org/notebooks/a)."
+    )
+    (course / "03_a.ipynb").write_text(text)
+    start(tmp_path / "work", course)
+    assert (tmp_path / "work" / "03_a.ipynb").read_text() == (
+        "See the _RPN_ (`notebooks/04_rpn.ipynb` in the course's folder), [04](04_b.ipynb), "
+        "[web](https://x.org/notebooks/a)."
+    )
+    assert start(tmp_path / "work", course)[0] == "03_a.ipynb: as it should be"
 
 
 FILES = ("03_a.ipynb", "03_a.newer.ipynb", "03_a.newer2.ipynb", "04_b.ipynb")

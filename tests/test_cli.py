@@ -221,6 +221,28 @@ def test_bad_arguments(data: Path, run: Path, tmp_path: Path, capsys: pytest.Cap
         (["predict", "--run", "x", "a.png", "--out", "y", "--score", "50"], "'50' is not between 0 and 1"),
         (["evaluate", "--data", "x"], "one of the arguments --run --weights is required"),
         (["evaluate", "--data", "x", "--run", "y", "--batch-size", "0"], "'0' is not 1 or more"),
+        (["--verson"], "--verson: no such option."),
+        (["train", "--dta", "x"], "train: error: --dta: no such option. Did you mean --data?"),
+        (
+            ["train", "--resume", "--quickly"],
+            "--quickly: no such option. There are: --help, --data, --config,",
+        ),
+        (
+            ["evaluate", "--data", "x", "--run", "y", "--spilt=val"],
+            "--spilt: no such option. Did you mean --split?",
+        ),
+        (["predict", "a.png", "--rum", "x"], "--rum: no such option. Did you mean --run?"),
+        (
+            ["data", "toybox", "--sise", "64"],
+            "data toybox: error: --sise: no such option. Did you mean --size?",
+        ),
+        (
+            ["data", "check", "x", "--splt", "val"],
+            "data check: error: --splt: no such option. Did you mean --split?",
+        ),
+        (["exercises", "start", "x", "--force"], "--force: no such option. There are: --help."),
+        (["grade", "x", "--out", "y", "--onyl", "03"], "--onyl: no such option. Did you mean --only?"),
+        (["data", "check", "x", "--", "--splt"], "unrecognized arguments: --splt"),  # a name, not an option
     ],
 )
 def test_usage(arguments: list[str], message: str, capsys: pytest.CaptureFixture) -> None:
@@ -228,6 +250,10 @@ def test_usage(arguments: list[str], message: str, capsys: pytest.CaptureFixture
         cli.main(arguments)
     assert ended.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_an_option_may_be_shortened(data: Path, capsys: pytest.CaptureFixture) -> None:
+    assert "'test'" in failing(["data", "check", str(data), "--sp", "test"], capsys)
 
 
 def test_another_data_set_is_refused(

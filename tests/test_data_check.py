@@ -132,7 +132,7 @@ CHEAP = [
         "error",
     ),
     (lambda d: d["images"].append(dict(d["images"][1])), "duplicate_image_id", "image 2", "error"),
-    (lambda d: d["images"].append({**d["images"][1], "id": 9}), "no_annotations", "1 of 4 images", "note"),
+    (lambda d: d["images"].append({**d["images"][1], "id": 9}), "no_annotations", "image 9", "note"),
     (lambda d: d["images"][2].update(file_name="sub/d.png"), "missing_picture", "image 3", "error"),
     (lambda d: d["images"][2].update(file_name="nowhere/c.png"), "missing_picture", "image 3", "error"),
     (lambda d: d["images"][2].update(file_name="../train/a.png"), "unsafe_path", "image 3", "error"),
@@ -146,21 +146,26 @@ CHEAP = [
         "error",
     ),
     (lambda d: d["categories"].append({"id": 0, "name": "x"}), "category_zero", "category 0", "note"),
-    (lambda d: d["categories"].append({"name": "x"}), "malformed_category", "categories", "error"),
+    (lambda d: d["categories"].append({"name": "x"}), "malformed_category", "categories[2]", "error"),
     (lambda d: d["annotations"][1].update(category_id=5), "unknown_category", A12, "error"),
     (lambda d: d["annotations"][1].update(image_id=8), "unknown_image", "annotation 12 (image 8)", "error"),
-    (lambda d: d["annotations"][1].update(id=11), "duplicate_annotation_id", "annotation 11", "error"),
-    (lambda d: d["annotations"][1].update(id=0), "annotation_zero", "annotation 0", "note"),
+    (
+        lambda d: d["annotations"][1].update(id=11),
+        "duplicate_annotation_id",
+        "annotation 11 (image 1)",
+        "error",
+    ),
+    (lambda d: d["annotations"][1].update(id=0), "annotation_zero", "annotation 0 (image 1)", "note"),
     (
         lambda d: d["annotations"][1].update(id=None),
         "malformed_annotation",
-        "annotations[1] (id None)",
+        "annotations[1] (id None, image 1)",
         "error",
     ),
     (
         lambda d: d["annotations"][1].update(image_id=[1]),
         "malformed_annotation",
-        "annotations[1] (id 12)",
+        "annotations[1] (id 12, image [1])",
         "error",
     ),
     (lambda d: d["annotations"][1].pop("bbox"), "malformed_box", A12, "error"),
@@ -296,7 +301,7 @@ def test_a_set_without_any_mask_gets_one_note(folder):
 
 def test_a_set_without_objects_or_without_pictures(folder):
     data = clean() | {"annotations": []}
-    assert found(check_dataset(write(folder, data))) == [("no_annotations", "3 of 3 images", "note")]
+    assert found(check_dataset(write(folder, data))) == [("no_annotations", "images 1, 2, 3", "note")]
     data = clean() | {"annotations": [], "images": []}
     assert found(check_dataset(write(folder, data))) == [("no_images", "images", "error")]
 

@@ -34,6 +34,26 @@ def test_takes_out_what_changes_from_run_to_run() -> None:
     assert [cell.id for cell in notebook.cells] == ["text", "c0"]
 
 
+def test_what_is_printed_in_one_go_is_one_output() -> None:
+    notebook = _notebook("1")
+    pieces = [
+        ("stdout", "above "),
+        ("stdout", "it"),
+        (None, ""),
+        ("stdout", "un"),
+        ("stdout", "der"),
+        ("stderr", "!"),
+    ]
+    notebook.cells[1].outputs = [
+        new_output("stream", name=name, text=text) if name else new_output("display_data")
+        for name, text in pieces
+    ]
+    tidy(notebook)
+    outputs = notebook.cells[1].outputs
+    assert [output.get("text") for output in outputs] == ["above it", None, "under", "!"]
+    assert [output.get("name") for output in outputs] == ["stdout", None, "stdout", "stderr"]
+
+
 @pytest.mark.slow
 def test_stores_the_outputs_of_those_that_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "notebooks"

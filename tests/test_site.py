@@ -68,7 +68,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = {"image/png": "iVBORw0KGgo=", "text/plain": "3 toys"}
     alt = {"image/png": {"alt": 'Three "toys" in a row'}}
     code.outputs = [new_output("display_data", data=data, metadata=alt)]
-    hand_in(root / "notebooks", new_notebook(cells=[new_markdown_cell(TEXT), code]), "00_tour.ipynb")
+    drawing = new_code_cell("figure = drawn()", metadata={"jupyter": {"source_hidden": True}})
+    cells = [new_markdown_cell(TEXT), code, drawing]
+    hand_in(root / "notebooks", new_notebook(cells=cells), "00_tour.ipynb")
     second = new_notebook(cells=[new_markdown_cell("# 01 Next\n\n## Second\n\n[back](00_tour.ipynb)")])
     hand_in(root / "notebooks", second, "01_next.ipynb")
     hand_in(root / "solutions", new_notebook(cells=[new_markdown_cell("# $IoU$")]), "01_next.ipynb")
@@ -118,6 +120,13 @@ def test_answers_are_folded_and_pictures_have_words(root: Path) -> None:
     page = _Page(root / "site/notebooks/00_tour.html")
     assert "Because" in page.folded
     assert page.alt == ["A sheet of toys", 'Three "toys" in a row']
+
+
+def test_code_that_jupyter_folds_is_folded(root: Path) -> None:
+    page = _Page(root / "site/notebooks/00_tour.html")
+    assert "drawn" in page.folded
+    assert "draw()" not in page.folded
+    assert page.open_details == 0
 
 
 def test_the_contents_name_every_notebook(root: Path) -> None:

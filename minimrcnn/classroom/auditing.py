@@ -8,7 +8,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from minimrcnn.classroom.diagnosis import NOT_WRITTEN, OK, describe, parameter_names, verdict
+from minimrcnn.classroom.diagnosis import (
+    NOT_WRITTEN,
+    OK,
+    describe,
+    parameter_names,
+    verdict,
+    without_gradient,
+)
 from minimrcnn.classroom.exercise import Exercise
 
 LEAST_MISTAKES, LEAST_OF_A_PART = 2, 4
@@ -87,6 +94,13 @@ def _general_mistakes(exercise: Exercise) -> list[tuple[str, Callable[..., objec
 
         name = parameter_names(exercise)[position]
         found.append((f"changes its input in place: {name}", in_place, "a change in place"))
+    for position in exercise.gradient:
+
+        def deaf(*arguments: object, position: int = position) -> object:
+            cut = (a.detach() if i == position else a for i, a in enumerate(arguments))
+            return exercise.reference(*cut)
+
+        found.append((without_gradient(exercise, [position]), deaf, "an argument that no gradient reaches"))
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
 
 import torch
 from torch import Tensor
@@ -13,9 +14,11 @@ from minimrcnn.classroom.answers import Unfit, equal, like, misfit, wrong_rows
 from minimrcnn.classroom.calling import Outcome, call
 from minimrcnn.classroom.exercise import Exercise
 from minimrcnn.classroom.stopping import TimeUp, time_limit
+from minimrcnn.threads import one_thread
 
 OK = "ok"
 NOT_WRITTEN = "not written yet"
+CUT = "detach(), item(), no_grad(), NumPy or a copy cuts it off"
 
 
 @dataclass
@@ -32,14 +35,11 @@ def verdict(exercise: Exercise, function: Callable[..., object]) -> str:
     """`ok`, `not written yet`, or what is wrong with a student's function. Raises nothing that it raises."""
     if not callable(function):
         return NOT_WRITTEN if function is None or function is Ellipsis else "is not a function"
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # for inputs as small as these, threads that wait for one another cost the time
     try:
-        return _verdict(exercise, function)
+        with one_thread():
+            return _verdict(exercise, function)
     except TimeUp:
         return f"does not come to an end: stopped after {exercise.seconds:g} s"
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _verdict(exercise: Exercise, function: Callable[..., object]) -> str:
@@ -63,7 +63,10 @@ def _verdict(exercise: Exercise, function: Callable[..., object]) -> str:
         cases[-1].fault = _fault(exercise, cases[-1])
     faulty = next((case for case in cases if case.fault), None)
     if faulty is None:
-        return OK
+        if not exercise.gradient:
+            return OK
+        with time_limit(exercise.seconds):
+            return _cut_off(exercise, function, cases[0].arguments) or OK
     said = _by_mistake(exercise, cases)
     if said:
         return said
@@ -141,6 +144,43 @@ def _same(exercise: Exercise, case: Case, answer: object) -> bool:
         return equal(exercise.canonical(mine), exercise.canonical(theirs), exercise.tolerance)
     except Exception:  # too odd to be compared
         return False
+
+
+def _cut_off(exercise: Exercise, function: Callable[..., object], arguments: tuple) -> str:
+    """Which arguments of a right answer hear nothing of its gradient though they must, and why; or ""."""
+
+    @wraps(function)  # an exception in it is told with the student's own line
+    def heard(*given: object) -> list[bool]:
+        sources = [given[position].requires_grad_() for position in exercise.gradient]
+        total = _sum_of_all(function(*given))
+        if not total.requires_grad:
+            return [False] * len(sources)
+        gradients = torch.autograd.grad(total, sources, allow_unused=True)
+        return [gradient is not None and bool(gradient.any()) for gradient in gradients]
+
+    with torch.enable_grad():
+        outcome = call(heard, arguments)
+    hears = outcome.answer or [False] * len(exercise.gradient)
+    deaf = [position for position, it_does in zip(exercise.gradient, hears, strict=True) if not it_does]
+    return without_gradient(exercise, deaf, outcome.problem() if outcome.error else CUT) if deaf else ""
+
+
+def without_gradient(exercise: Exercise, positions: list[int], why: str = CUT) -> str:
+    """The sentence for a right answer that hides its gradient from the arguments at these positions."""
+    names = parameter_names(exercise)
+    deaf = " and ".join(f"`{names[position]}`" for position in positions)
+    return f"right numbers, but no gradient reaches {deaf}: {why}"
+
+
+def _sum_of_all(answer: object) -> Tensor:
+    """The numbers of all tensors of an answer, summed with different weights: a scalar.
+
+    Without the weights a softmax would seem deaf, because its sum is 1 whatever it is computed from.
+    """
+    if isinstance(answer, Tensor):
+        return (answer.flatten() * torch.arange(1, answer.numel() + 1)).sum()
+    items = answer if isinstance(answer, list | tuple) else ()
+    return sum((_sum_of_all(item) for item in items), torch.zeros(()))
 
 
 # ---------------------------------------------------------------- no planted mistake: general sentences

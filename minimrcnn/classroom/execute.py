@@ -13,6 +13,7 @@ import json
 import os
 import sys
 import time
+from itertools import groupby
 from pathlib import Path
 
 import nbformat
@@ -102,6 +103,23 @@ def tidy(notebook: NotebookNode) -> None:
         for output in cell.get("outputs", ()):
             output.get("data", {}).pop(WIDGET, None)
             output.pop("transient", None)
+        if cell.cell_type == "code":
+            cell.outputs = _joined(cell.outputs)
+
+
+def _joined(outputs: list[NotebookNode]) -> list[NotebookNode]:
+    """The outputs with what was printed in one go in one piece: a busy machine delivers it in several.
+
+    nbclient's coalesce_streams would also join what stands above a figure with what stands under it.
+    """
+    joined: list[NotebookNode] = []
+    for (kind, _), group in groupby(outputs, key=lambda output: (output.output_type, output.get("name"))):
+        pieces = list(group)
+        if kind == "stream":
+            pieces[0].text = "".join(piece.text for piece in pieces)
+            del pieces[1:]
+        joined += pieces
+    return joined
 
 
 def write_notebook(path: Path, notebook: NotebookNode) -> None:

@@ -100,6 +100,8 @@ class Exercise:
     groups: Callable[..., dict[str, Tensor]] | None = None
     # Positions of arguments whose first axis is the batch: is each picture alone right?
     batched: tuple[int, ...] = ()
+    # Positions of arguments, tensors of numbers, that a gradient must reach: the answer is trained through.
+    gradient: tuple[int, ...] = ()
     seconds: float = 10.0  # for all inputs together
 
     @property

@@ -29,19 +29,49 @@ from minimrcnn.errors import UserError
 
 FOLDERS = ("notebooks", "exercises", "solutions")
 CODE = HtmlFormatter(style="vs")
+# A cell whose code is folded in JupyterLab (the drawing of a figure) is folded here too.
+TEMPLATE = """
+{%- extends "basic/index.html.j2" -%}
+{% block input %}
+{%- if cell.metadata.get("jupyter", {}).get("source_hidden") -%}
+<details class="folded"><summary>The code of this cell</summary>
+{{ super() }}
+</details>
+{%- else -%}
+{{ super() }}
+{%- endif -%}
+{% endblock input %}
+"""
 STYLE = """
 body { font: 16px/1.55 system-ui, sans-serif; color: #1a1a1a; max-width: 900px; margin: 0 auto; padding: 1em }
 nav { display: flex; gap: 1.5em; border-bottom: 1px solid #c8c8c8; padding: .4em 0; margin-bottom: 1.5em }
 img, svg { max-width: 100%; height: auto }
-pre { background: #f5f6f7; padding: 8px 12px; overflow-x: auto; font-size: 13.5px; line-height: 1.4 }
-.output pre { background: #fff; border-left: 3px solid #56B4E9; margin: 6px 0; white-space: pre-wrap }
+pre { --paper: #f5f6f7; background: var(--paper); padding: 8px 12px; font-size: 12.6px; line-height: 1.45 }
+pre { white-space: pre-wrap; overflow-wrap: anywhere }
+.output pre { --paper: #fff; border-left: 3px solid #56B4E9; margin: 6px 0 }
 .output_stderr pre { border-left-color: #D55E00 }
-.minimrcnn-source pre { background: #fff; border: 0; white-space: pre }
+.output .minimrcnn-source pre { border: 0; padding: 4px 0 }
+.folded pre { --paper: #eef2f5; padding: 8px 0 }
 .prompt, .anchor-link { display: none }
 table { border-collapse: collapse; font-size: 15px } th, td { border: 1px solid #c8c8c8; padding: 3px 9px }
 details { background: #eef2f5; padding: 6px 12px; margin: .5em 0 } summary { cursor: pointer }
 math { font-size: 1.08em } math[display=block] { margin: .8em 0; overflow-x: auto }
-a { color: #005a8d }
+/* Without a font for formulas a browser hardly lowers an index. */
+msub > :nth-child(2), msubsup > :nth-child(2) { position: relative; top: .2em }
+a { color: #005a8d } :not(pre) > code { overflow-wrap: anywhere }
+/* A wrapped line of code is hard to read in a narrow column: scroll, with a shadow where more is to come. */
+@media screen and (max-width: 700px) {
+  nav { flex-wrap: wrap } ul, ol { padding-left: 1.4em } p { overflow-x: auto }
+  pre { white-space: pre; overflow-x: auto; --end: 100% 0 / 24px 100% no-repeat;
+    background: linear-gradient(90deg, #fff0, var(--paper)) var(--end) local,
+      linear-gradient(90deg, #fff0, #0004) var(--end) scroll, var(--paper) }
+  table { display: block; overflow-x: auto }
+}
+@media print {
+  body { max-width: none; padding: 0; font-size: 11pt } nav { display: none }
+  pre { white-space: pre-wrap; font-size: 8pt }
+  img, svg, tr { break-inside: avoid } h2, h3 { break-after: avoid }
+}
 """ + CODE.get_style_defs(".highlight")
 MATH = re.compile(
     r"(?P<code>^(?P<fence>```|~~~).*?^(?P=fence)|`+[^`]+`+)"  # not looked into
@@ -97,7 +127,7 @@ class _Site:
         self.root = root
         self.out = out
         # Not embed_images: it takes raw HTML apart block by block, and a <details> would end where it begins.
-        self.exporter = HTMLExporter(template_name="basic")
+        self.exporter = HTMLExporter(template_name="basic", raw_template=TEMPLATE)
         self.titles: dict[Path, str] = {}
 
     def add_notebook(self, path: Path) -> None:

@@ -10,16 +10,21 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 
 from minimrcnn.errors import UserError
 
 EXERCISES = Path(__file__).resolve().parents[2] / "exercises"
 NOTES = ".minimrcnn-exercises.json"
+# Of a notebook as it is stored: in FOLDER a link to a chapter leads nowhere, and JupyterLab, started there,
+# opens nothing outside. Naming the file keeps the copy the same in every folder, and so its hash.
+CHAPTER_LINK = re.compile(rb"\[([^\[\]]+)\]\(\.\./(notebooks/[\w.-]+)(?:#[^()\s]*)?\)")
+CHAPTER_NAME = rb"\1 (`\2` in the course's folder)"
 
 
 def start(folder: Path, course: Path = EXERCISES) -> list[str]:
-    """Copy all exercise notebooks to `folder`.
+    """Copy all exercise notebooks to `folder`; links to the chapters become their names.
 
     Returns:
         A line for each file: what was done with it.
@@ -45,7 +50,7 @@ def start(folder: Path, course: Path = EXERCISES) -> list[str]:
 
 def _hand_out(source: Path, folder: Path, handed_out: dict[str, str]) -> str:
     """One notebook; `handed_out` is brought up to date."""
-    content = source.read_bytes()
+    content = CHAPTER_LINK.sub(CHAPTER_NAME, source.read_bytes())
     newest, target = _hash(content), folder / source.name
     if not _exists(target):
         _write(target, content)

@@ -3,14 +3,43 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib.util
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import takewhile
 from pathlib import Path
 
 from minimrcnn.errors import UserError
 
 PUBLISHED = ("TOYBOX", "COCO_V1")
+
+
+class Parser(argparse.ArgumentParser):
+    """Names a mistyped option, and the one that was meant.
+
+    argparse alone complains of the required option that is missing because of it, or of the unknown one
+    with the usage of another command.
+    """
+
+    def parse_known_args(
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """As argparse's, once every option in args is known. Exits with status 2 if one is not."""
+        if args is not None:
+            # What follows the name of a command is for that command's parser.
+            own = takewhile(lambda text: text.startswith("-"), args) if self._subparsers else args
+            for text in takewhile(lambda text: text != "--", own):
+                self._check_option(text.partition("=")[0])
+        return super().parse_known_args(args, namespace)
+
+    def _check_option(self, name: str) -> None:
+        known = [option for option in self._option_string_actions if option.startswith("--")]
+        if not name.startswith("--") or any(option.startswith(name) for option in known):
+            return
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(known)}."
+        self.error(f"{name}: no such option. {hint}")
 
 
 def command(

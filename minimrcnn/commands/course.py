@@ -107,9 +107,11 @@ def run_exercises_audit(args: argparse.Namespace) -> int:
     from minimrcnn.classroom.auditing import audit, table
     from minimrcnn.classroom.chapters import all_exercises
 
-    chosen = [e for e in all_exercises().values() if args.chapter in (None, e.chapter)]
+    exercises = list(all_exercises().values())
+    chosen = [e for e in exercises if args.chapter in (None, e.chapter)]
     if not chosen:
-        raise UserError(f"there is no exercise of chapter {args.chapter}")
+        chapters = ", ".join(map(str, sorted({e.chapter for e in exercises})))
+        raise UserError(f"--chapter {args.chapter}: it has no exercises. There are: {chapters}.")
     audits = [audit(exercise) for exercise in chosen]
     print(table(audits))
     problems = [problem for one in audits for problem in one.problems]

@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PureWindowsPath
 from typing import TextIO
@@ -19,7 +20,7 @@ from tqdm import tqdm
 
 from minimrcnn.datasets.check_geometry import check_boxes, check_masks, check_segmentations
 from minimrcnn.datasets.coco import find_split
-from minimrcnn.datasets.findings import Findings, Problem, at
+from minimrcnn.datasets.findings import Findings, Problem, at, first_ids
 from minimrcnn.errors import UserError
 
 ROTATED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
@@ -100,12 +101,15 @@ def _is_whole(value: object) -> bool:
     return type(value) is int  # not bool, which is an int to Python
 
 
-def _add_duplicates(ids: list[int], what: str, found: Findings) -> None:
+def _add_duplicates(ids: list[int], what: str, found: Findings, images: Sequence[int] = ()) -> None:
+    """images: where there are some, that of each id."""
+    places: dict[int, list[int]] = {}
+    for value, image in zip(ids, images, strict=False):
+        places.setdefault(value, []).append(image)
     for value, count in Counter(ids).items():
         if count > 1:
-            found.add(
-                f"duplicate_{what}_id", f"{what} {value}", f"is listed {count} times; give each its own id"
-            )
+            where = f"{what} {value}" + (f" ({first_ids('image', places[value])})" if images else "")
+            found.add(f"duplicate_{what}_id", where, f"is listed {count} times; give each its own id")
 
 
 def _check_images(entries: list, found: Findings) -> dict[int, dict]:
@@ -135,8 +139,10 @@ def _check_categories(entries: list, found: Findings) -> set[int]:
     named = [entry for entry in entries if isinstance(entry, dict) and "name" in entry]
     ids = [entry["id"] for entry in named if _is_whole(entry.get("id"))]
     if len(ids) < len(entries) or not entries:
+        bad = [n for n, entry in enumerate(entries) if entry not in named or not _is_whole(entry.get("id"))]
+        where = f"categories[{bad[0]}]" if bad else "categories"
         message = "there must be at least one, each with an id (a whole number) and a name"
-        found.add("malformed_category", "categories", message)
+        found.add("malformed_category", where, message)
     _add_duplicates(ids, "category", found)
     if 0 in ids:
         message = (
@@ -154,7 +160,8 @@ def _check_links(entries: list, images: dict[int, dict], categories: set[int], f
         entry = entry if isinstance(entry, dict) else {}
         if not all(_is_whole(entry.get(key)) for key in ("id", "image_id", "category_id")):
             message = "id, image_id and category_id must be there and be whole numbers"
-            found.add("malformed_annotation", f"annotations[{index}] (id {entry.get('id')!r})", message)
+            where = f"annotations[{index}] (id {entry.get('id')!r}, image {entry.get('image_id')!r})"
+            found.add("malformed_annotation", where, message)
             continue
         if entry["category_id"] not in categories:
             message = f"category id {entry['category_id']} is not among the categories; add it or mend the id"
@@ -164,14 +171,14 @@ def _check_links(entries: list, images: dict[int, dict], categories: set[int], f
         else:
             message = "its image is not among the images; add it or remove the annotation"
             found.add("unknown_image", at(entry), message)
-    ids = [entry["id"] for entry in linked]
-    _add_duplicates(ids, "annotation", found)
-    if 0 in ids:
+    places = [entry["image_id"] for entry in linked]
+    _add_duplicates([entry["id"] for entry in linked], "annotation", found, places)
+    if zero := [entry for entry in linked if entry["id"] == 0]:
         message = "COCO's evaluation reads id 0 as 'no match' and counts its detection as wrong; start at 1"
-        found.add("annotation_zero", "annotation 0", message, "note")
-    if bare := len(images.keys() - {entry["image_id"] for entry in linked}):
-        message = "have no annotation; they train as background"
-        found.add("no_annotations", f"{bare:,} of {len(images):,} images", message, "note")
+        found.add("annotation_zero", at(zero[0]), message, "note")
+    if bare := sorted(images.keys() - set(places)):
+        message = f"{len(bare):,} of {len(images):,} images have no annotation; they train as background"
+        found.add("no_annotations", first_ids("image", bare), message, "note")
     return linked
 
 

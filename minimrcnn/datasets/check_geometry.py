@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from minimrcnn.datasets.coco import is_coco_line
-from minimrcnn.datasets.findings import Findings, at
+from minimrcnn.datasets.findings import Findings, at, first_ids
 from minimrcnn.datasets.segmentations import rasterise
 
 ROUNDING = 1.0  # px by which a box may leave the picture: annotation tools round
@@ -74,12 +74,12 @@ def check_boxes(annotations: list[dict], images: dict[int, dict], found: Finding
 
 def _add_xyxy(usable: list[dict], indices: np.ndarray, found: Findings) -> None:
     first = usable[indices[0]]
-    ids = list(dict.fromkeys(usable[index]["image_id"] for index in indices))
+    where = first_ids("image", (usable[index]["image_id"] for index in indices))
     message = (
         f"{len(indices):,} of {len(usable):,} boxes leave their picture as [x, y, width, height] and fit as "
         f"[x1, y1, x2, y2], for example {first['bbox']} of {at(first)}. Write [x1, y1, x2 - x1, y2 - y1]."
     )
-    found.add("xyxy_boxes", f"images {', '.join(map(str, ids[:5]))}{', ...' if ids[5:] else ''}", message)
+    found.add("xyxy_boxes", where, message)
 
 
 # ---------------------------------------------------------------- masks

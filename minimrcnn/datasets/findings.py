@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -30,3 +31,9 @@ class Findings(list[Problem]):
 def at(annotation: dict) -> str:
     """Where an annotation is found, for a message."""
     return f"annotation {annotation['id']} (image {annotation['image_id']})"
+
+
+def first_ids(what: str, ids: Iterable[int]) -> str:
+    """ "images 1, 2, 3, 4, 5, ...": the first ids, each once, for a message about more than one."""
+    ids = list(dict.fromkeys(ids))
+    return f"{what}{'s' * (len(ids) != 1)} {', '.join(map(str, ids[:5]))}{', ...' if ids[5:] else ''}"

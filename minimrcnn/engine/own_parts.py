@@ -18,6 +18,7 @@ from minimrcnn.backbone import STRIDES
 from minimrcnn.engine.distributed import Group
 from minimrcnn.errors import UserError
 from minimrcnn.parts import DEFAULT, NEEDS_GRADIENT, Parts
+from minimrcnn.threads import one_thread
 
 SECONDS = 0.25  # that a part may take for one picture of `mini`, which alone trains at some 0.05 s a picture
 SIDE, OBJECTS, CHANNELS, CLASSES = 192, 8, 32, 9
@@ -119,9 +120,12 @@ def unfit(name: str, part: Callable, device: torch.device, seconds: float = SECO
 
 
 def _timed(name: str, part: Callable, arguments: tuple) -> tuple[object, float]:
-    """What a part answers, and the seconds of this process that it took: other programs do not count."""
+    """What a part answers, and the seconds of this process that it took: other programs do not count.
+
+    One thread: on a busy machine a second one waits in a loop, and its waiting would count.
+    """
     began = time.process_time()
-    with torch.set_grad_enabled(name in NEEDS_GRADIENT):
+    with one_thread(), torch.set_grad_enabled(name in NEEDS_GRADIENT):
         answer = part(*arguments)
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()

@@ -36,7 +36,7 @@ def attempt(
         function: the student's. arguments: for it and for the reference; it gets copies.
         reference: any function that takes the same arguments; by default that of the exercise of this name.
         draw: draws an answer on axes, such as `box_outlines(height, width)`; by default a heat map of what
-            has two axes or more, bars otherwise.
+            has two axes or more, bars otherwise, and a single number in digits too.
         title: of the figure; the function's name by default.
         alt: what is to be seen, for who cannot.
     """
@@ -48,21 +48,25 @@ def attempt(
         reference = all_exercises()[called].reference
     alt = alt or f"Two pictures side by side: what {name} gave, and what the reference gives."
     figure = NotebookFigure(WIDTH, HEIGHT, "", alt)
-    left, right = (figure.add_axes((x, 0.12, 0.4, 0.72)) for x in (0.06, 0.56))
+    left, right = (figure.add_axes((x, 0.16, 0.37, 0.68)) for x in (0.07, 0.53))
     if reference is None:
         figure.summary = f"{name}: there is no exercise of this name to compare with"
         _say(left, figure.summary)
         return figure
     wanted = reference(*arguments)
     answer, said, failed = _call(function, arguments, wanted)
-    draw = draw or _drawing(wanted)
+    by_default, draw = draw is None, draw or _drawing(wanted)
     undrawn = "" if failed else _draw(draw, left, answer)
     if failed or undrawn:
         _say(left, said if failed else undrawn)
     _draw(draw, right, wanted)
+    if by_default and right.images:  # one scale for both
+        bar = figure.colorbar(right.images[0], cax=figure.add_axes((0.925, 0.25, 0.012, 0.5)))
+        bar.locator = MaxNLocator(4)
+        bar.ax.tick_params(labelsize=9)
     left.set_title("yours", fontsize=10)
     right.set_title("the reference", fontsize=10)
-    figure.suptitle(name, fontsize=11, x=0.06, ha="left")
+    figure.suptitle(name, fontsize=11, x=0.07, ha="left")
     figure.summary = f"{name}: {said}"
     return figure
 
@@ -122,7 +126,9 @@ def box_outlines(height: float, width: float, boxes: Tensor | None = None) -> Dr
             colour = PALETTE[i % len(PALETTE)]
             axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=colour, linewidth=1.5))
         axes.set(xlim=(0, width), ylim=(height, 0), aspect="equal")
-        axes.tick_params(labelsize=8)
+        axes.set_xlabel("x, px", fontsize=9)
+        axes.set_ylabel("y, px", fontsize=9)
+        axes.tick_params(labelsize=9)
 
     return draw
 
@@ -132,6 +138,7 @@ def _drawing(wanted: object) -> Draw:
     values = _array(wanted[0] if isinstance(wanted, tuple) else wanted)
     finite = values[np.isfinite(values)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+    high = high if high > low else low + 1  # a map of one value has a colour too, the same on both sides
 
     def draw(axes: Axes, answer: object) -> None:
         values = _array(answer[0] if isinstance(answer, tuple) else answer)
@@ -140,13 +147,19 @@ def _drawing(wanted: object) -> Draw:
         elif values.ndim >= 2:
             axes.imshow(_flat(values), cmap="cividis", vmin=low, vmax=high, interpolation="nearest")
         else:
-            axes.bar(np.arange(values.size), values.ravel(), color="#0072B2")
+            bars = axes.bar(np.arange(values.size), values.ravel(), color="#0072B2")
             axes.set_xlim(-1, max(values.size, 1))
+            if values.size == 1:
+                axes.bar_label(bars, [f"{values.item():g}"], label_type="center", color="white", fontsize=11)
         for axis in (axes.xaxis, axes.yaxis) if values.ndim == 2 else (axes.xaxis,):
             axis.set_major_locator(MaxNLocator(8, integer=True))
         if values.ndim > 2:
             axes.set_axis_off()  # several maps: cells have no numbers
-        axes.tick_params(labelsize=8)
+        axes.set_xlabel("column" if values.ndim == 2 else "index", fontsize=9)
+        axes.set_ylabel("row" if values.ndim == 2 else "value", fontsize=9)
+        axes.tick_params(labelsize=9)
+        if values.size == 1:
+            axes.set(xticks=[], xlabel="")
 
     return draw
 

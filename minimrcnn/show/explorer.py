@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from minimrcnn.show.crops import Drawing, draw, figure_of
@@ -19,20 +18,10 @@ from minimrcnn.show.notebook import NotebookFigure
 from minimrcnn.show.render import as_svg
 from minimrcnn.show.scene import OPERATIONS, Scene, Source, as_source, make_scene, words
 from minimrcnn.show.sheet import Array
+from minimrcnn.threads import one_thread
 
 Window = tuple[float, float, float, float]
 MINE, FIRST = "yours", "as at first"
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Small tensors, many calls: where the cores are busy, threads that wait for one another take longer."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 class RoIExplorer:
@@ -88,7 +77,7 @@ class RoIExplorer:
         """
         start = time.perf_counter()
         settings = lesson.output_size, lesson.sampling_ratio, lesson.aligned, lesson.detail
-        with _one_thread():
+        with one_thread():
             source = self._source(lesson.picture, lesson.stride)
             scene = make_scene(source, lesson.roi, OPERATIONS, *settings, bin, window)
             drawing = draw(scene)

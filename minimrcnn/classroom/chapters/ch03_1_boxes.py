@@ -25,20 +25,22 @@ def _iou_inputs(g):
 
 
 def _iou_like(
-    a, b, plus_one=0, *, cut=True, union="right", guard=True, width_height=False, turned=False, plus=True
-):
-    plus_one = plus_one if plus else 0
+    a, b, plus_one=0, *,
+    cut="after plus_one", union="right", guard=True, width_height=False, turned=False,
+    plus=("intersection", "a", "b"), plus_axes=(1, 1),
+):  # fmt: skip
     if width_height:
         a, b = (torch.cat([x[:, :2], x[:, :2] + x[:, 2:]], dim=1) for x in (a, b))
-    sides = (
-        torch.minimum(a[:, None, 2:], b[None, :, 2:])
-        - torch.maximum(a[:, None, :2], b[None, :, :2])
-        + plus_one
-    )
-    if cut:
+    extra = plus_one * torch.tensor(plus_axes)  # (2,) what is added to width and height
+    sides = torch.minimum(a[:, None, 2:], b[None, :, 2:]) - torch.maximum(a[:, None, :2], b[None, :, :2])
+    if cut == "before plus_one":
+        sides = sides.clamp(min=0)
+    sides = sides + extra * ("intersection" in plus)
+    if cut == "after plus_one":
         sides = sides.clamp(min=0)
     both = sides.prod(dim=2)  # (N, M)
-    area_a, area_b = box_ops.area(a, plus_one)[:, None], box_ops.area(b, plus_one)[None]
+    area_a = (a[:, 2:] - a[:, :2] + extra * ("a" in plus)).prod(dim=1)[:, None]
+    area_b = (b[:, 2:] - b[:, :2] + extra * ("b" in plus)).prod(dim=1)[None]
     unions = {
         "right": area_a + area_b - both,
         "twice": area_a + area_b,
@@ -86,14 +88,28 @@ def iou(a, b, plus_one=0):
         planted(
             "a negative overlap must count as 0: two boxes apart in x and in y seem to meet",
             _iou_like,
-            cut=False,
+            cut="never",
         ),
         planted("the intersection is counted twice in the union", _iou_like, union="twice"),
         planted("divides by the smaller area, not by the union", _iou_like, union="smaller"),
         planted(
             "gives the area of the intersection: it is not divided by the union", _iou_like, union="none"
         ),
-        planted("plus_one is ignored", _iou_like, plus=False),
+        planted("plus_one is ignored", _iou_like, plus=()),
+        planted("plus_one is missing in the areas: it counts there too", _iou_like, plus=("intersection",)),
+        planted("plus_one is missing in the intersection: it counts there too", _iou_like, plus=("a", "b")),
+        planted("plus_one is missing in the area of b", _iou_like, plus=("intersection", "a")),
+        planted("plus_one is missing in the area of a", _iou_like, plus=("intersection", "b")),
+        planted("plus_one counts in the area of a alone", _iou_like, plus=("a",)),
+        planted("plus_one counts in the area of b alone", _iou_like, plus=("b",)),
+        planted("plus_one is missing in the height: it counts there too", _iou_like, plus_axes=(1, 0)),
+        planted("plus_one is missing in the width: it counts there too", _iou_like, plus_axes=(0, 1)),
+        planted("1 is added although plus_one is 0", lambda a, b, plus_one: _iou_like(a, b, 1)),
+        planted(
+            "plus_one is added after a negative overlap was cut to 0: boxes that lie apart seem to meet",
+            _iou_like,
+            cut="before plus_one",
+        ),
         planted("an empty union gives NaN (0 / 0), it must give 0", _iou_like, guard=False),
         planted("a box is (x1, y1, x2, y2), not (x, y, width, height)", _iou_like, width_height=True),
         planted("rows and columns are swapped: rows are a, columns are b", _iou_like, turned=True),
@@ -124,23 +140,29 @@ def _encode_like(
     unit="anchor",
     origin="centre",
     size="log",
-    plus=True,
+    plus=("box", "anchor"),
 ):
-    plus_one = plus_one if plus else 0
-    anchor, box = (
-        anchors[:, 2:] - anchors[:, :2] + plus_one,
-        boxes[:, 2:] - boxes[:, :2] + plus_one,
-    )  # (N, 2) sizes
+    anchor = anchors[:, 2:] - anchors[:, :2] + plus_one * ("anchor" in plus)  # (N, 2) sizes
+    box = boxes[:, 2:] - boxes[:, :2] + plus_one * ("box" in plus)
     share = 0.5 if origin == "centre" else 0.0
     shift = boxes[:, :2] + share * box - anchors[:, :2] - share * anchor
     shift = shift / {"anchor": anchor, "box": box, "pixels": 1, "swapped": anchor.flip(1)}[unit]
     scale = {
         "log": torch.log(box / anchor),
+        "log2": torch.log2(box / anchor),
+        "log10": torch.log10(box / anchor),
         "ratio": box / anchor,
         "upside down": torch.log(anchor / box),
     }[size]
     weight = torch.tensor(weights)
-    weight = {"times": weight, "divided": 1 / weight, "none": torch.ones(4)}[weigh]
+    weight = {
+        "times": weight,
+        "divided": 1 / weight,
+        "none": torch.ones(4),
+        "shift": torch.cat([weight[:2], torch.ones(2)]),
+        "size": torch.cat([torch.ones(2), weight[2:]]),
+        "swapped": weight.roll(2),
+    }[weigh]
     return torch.cat([shift, scale], dim=1) * weight
 
 
@@ -177,6 +199,9 @@ def encode(boxes, anchors, weights, plus_one=0):
     others=(_encode_loop, _encode_like),
     mistakes=(
         planted("the weights are ignored", _encode_like, weigh="none"),
+        planted("dw and dh are not weighted: each delta has its own weight", _encode_like, weigh="shift"),
+        planted("dx and dy are not weighted: each delta has its own weight", _encode_like, weigh="size"),
+        planted("the weights are in the wrong order: that of dx, dy, dw, dh", _encode_like, weigh="swapped"),
         planted(
             "divides by the weights: encode multiplies by them, decode divides", _encode_like, weigh="divided"
         ),
@@ -187,8 +212,12 @@ def encode(boxes, anchors, weights, plus_one=0):
             "the shift is between the corners: it must be between the centres", _encode_like, origin="corner"
         ),
         planted("the log of the ratio of the sizes is missing", _encode_like, size="ratio"),
+        planted("log2 in the place of the natural logarithm, log", _encode_like, size="log2"),
+        planted("log10 in the place of the natural logarithm, log", _encode_like, size="log10"),
         planted("the ratio of the sizes is upside down: box over anchor", _encode_like, size="upside down"),
-        planted("plus_one is ignored", _encode_like, plus=False),
+        planted("plus_one is ignored", _encode_like, plus=()),
+        planted("plus_one is missing in the size of the boxes", _encode_like, plus=("anchor",)),
+        planted("plus_one is missing in the size of the anchors", _encode_like, plus=("box",)),
     ),
 )
 

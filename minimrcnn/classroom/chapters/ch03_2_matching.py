@@ -108,6 +108,16 @@ def grid_anchors(height, width, stride, size, ratios):
 def _match_inputs(g):
     overlap = inputs.uniform(g, 0, 1, 3, 12)
     yield overlap, 0.7, 0.3, False
+    own = torch.tensor([[0.6, 0.1, 0.4, 0.0], [0.1, 0.5, 0.1, 0.2]])  # each best is low, and has its own best
+    yield own, 0.7, 0.3, False
+    yield own, 0.7, 0.3, True
+    # One thing at a time: who makes two mistakes here is told the first.
+    claimed = torch.tensor([[0.1, 0.6, 0.2, 0.65], [0.05, 0.5, 0.1, 0.2]])  # row 1's best goes to row 0
+    yield claimed, 0.7, 0.3, True
+    tied = torch.tensor([[0.1, 0.4, 0.4, 0.05], [0.35, 0.0, 0.1, 0.2]])
+    yield tied, 0.7, 0.3, True
+    untouched = torch.tensor([[0.1, 0.6, 0.2, 0.05], [0.0, 0.0, 0.0, 0.0]])
+    yield untouched, 0.7, 0.3, True
     yield overlap, 0.7, 0.3, True
     edges = torch.tensor([[0.75, 0.25, 0.5, 0.0, 0.125, 0.0], [0.0, 0.125, 0.5, 0.0, 0.25, 0.0]])
     yield edges, 0.75, 0.25, False  # exactly at the thresholds
@@ -126,7 +136,7 @@ def _match_inputs(g):
 
 def _match_like(
     overlap, high, low, keep_best, *,
-    keeps=True, closed=True, names=(-1, -2), touched=True, goes="own best", ties=True, gap=True, axis=0,
+    keeps="if asked", closed=True, names=(-1, -2), touched=True, goes="own best", ties=True, gap=True, axis=0,
     low_closed=False,
 ):  # fmt: skip
     best, index = overlap.max(dim=axis)
@@ -134,7 +144,7 @@ def _match_like(
     is_below = best <= low if low_closed else best < low
     matched = torch.where(is_below, below, between if gap else below)
     matched = torch.where(best >= high if closed else best > high, index, matched)
-    if keep_best and keeps and axis == 0:
+    if {"if asked": keep_best, "always": True, "never": False}[keeps] and axis == 0:
         top = overlap.max(dim=1, keepdim=True).values  # (G, 1)
         wins = overlap == top
         if not ties:
@@ -182,7 +192,12 @@ def match(overlap, high, low, keep_best):
     inputs=_match_inputs,
     others=(_match_loop, _match_like),
     mistakes=(
-        planted("keep_best is ignored", _match_like, keeps=False),
+        planted("keep_best is ignored", _match_like, keeps="never"),
+        planted(
+            "keep_best is ignored: the best candidates are kept where it is False too",
+            _match_like,
+            keeps="always",
+        ),
         planted("an IoU of exactly `high` is a match", _match_like, closed=False),
         planted("an IoU of exactly `low` is not below it", _match_like, low_closed=True),
         planted("-1 and -2 are swapped: -1 is background, -2 takes no part", _match_like, names=(-2, -1)),

@@ -30,6 +30,8 @@ def _bilinear_inputs(g):
         yield feature, y, x
     for y, x in ((-1.2, 3.1), (2.3, 8.4), (5.3, 1.1), (2.1, -1.6)):  # farther out
         yield feature, y, x
+    for y, x in ((-1.0, 3.1), (2.3, -1.0), (5.0, 1.1), (2.1, 8.0)):  # exactly one cell outside
+        yield feature, y, x
 
 
 def _bilinear_like(feature, y, x, swapped=False, **how):
@@ -49,8 +51,8 @@ def bilinear_sample(feature, y, x):
 
     feature: (C, H, W) float32; the cell in row i and column j has its value at y = i, x = j.
     y, x: two numbers, in cells. The four cells around the point count the more the nearer they are.
-    Up to one cell outside the map, from -1 to H and from -1 to W, the point is moved to the border;
-    farther out the value is 0.
+    Up to one cell outside the map, from -1 to H and from -1 to W (these numbers included), the point is
+    moved to the border; farther out the value is 0.
     Returns (C,) float32.
     """
 '''.strip(),
@@ -70,6 +72,28 @@ def bilinear_sample(feature, y, x):
             _bilinear_like,
             outside="fades",
         ),
+        planted(
+            "less than one cell outside the map the point is moved to the border; yours gives 0 at once",
+            _bilinear_like,
+            outside="zero at once",
+        ),
+        planted("half a cell is subtracted: row i has its value at y = i", _bilinear_like, shift=-0.5),
+        planted("half a cell is added: row i has its value at y = i", _bilinear_like, shift=0.5),
+        planted(
+            "at exactly -1 and exactly H (or W) the point is still moved to the border: only beyond is 0",
+            _bilinear_like,
+            ends=(False, False),
+        ),
+        planted(
+            "at exactly -1 the point is still moved to the border: only beyond is 0",
+            _bilinear_like,
+            ends=(False, True),
+        ),
+        planted(
+            "at exactly H (or W) the point is still moved to the border: only beyond is 0",
+            _bilinear_like,
+            ends=(True, False),
+        ),
     ),
     tolerance=1e-5,
 )
@@ -87,33 +111,31 @@ def _pool_inputs(g):
 
 def _pool_like(
     features, rois, output_size, spatial_scale, *,
-    rounding="after", last=True, shared=True, reduce="max", swapped=False, picture=True, scaled=True,
-    empty=0.0,
+    rounding=round, before=False, last=True, ends=(math.floor, math.ceil), reduce="max", swapped=False,
+    picture=True, scaled=True, empty=0.0,
 ):  # fmt: skip
     crops = features.new_zeros(len(rois), features.shape[1], output_size, output_size)
     scale = spatial_scale if scaled else 1.0
     for r, (number, x1, y1, x2, y2) in enumerate(rois.tolist()):
         feature = features[int(number) if picture else 0]
         edges = []
-        for low, high, size in ((y1, y2, feature.shape[1]), (x1, x2, feature.shape[2])):
-            if rounding == "after":
-                low, high = round(low * scale), round(high * scale)
-            elif rounding == "before":
+        for low, high in ((y1, y2), (x1, x2)):
+            if before:
                 low, high = int(round(low) * scale), int(round(high) * scale)
             else:
-                low, high = math.floor(low * scale), math.floor(high * scale)
+                low, high = rounding(low * scale), rounding(high * scale)
             length = max(high - low + last, 1)
-            ends = []
-            for i in range(output_size):
-                stop = (
-                    math.ceil((i + 1) * length / output_size) if shared else (i + 1) * length // output_size
-                )
-                ends.append((low + i * length // output_size, low + stop, size))
-            edges.append(ends)
+            start, stop = ends
+            edges.append(
+                [
+                    (low + start(i * length / output_size), low + stop((i + 1) * length / output_size))
+                    for i in range(output_size)
+                ]
+            )
         if swapped:
             edges.reverse()
-        for i, (top, bottom, _) in enumerate(edges[0]):
-            for j, (left, right, _) in enumerate(edges[1]):
+        for i, (top, bottom) in enumerate(edges[0]):
+            for j, (left, right) in enumerate(edges[1]):
                 bin_ = feature[:, max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)].flatten(1)
                 if bin_.shape[1]:
                     crops[r, :, i, j] = bin_.amax(dim=1) if reduce == "max" else bin_.mean(dim=1)
@@ -165,17 +187,34 @@ def roi_pool(features, rois, output_size, spatial_scale):
     mistakes=(
         planted("x and y are swapped", _pool_like, swapped=True),
         planted("the batch index is ignored: every RoI reads picture 0", _pool_like, picture=False),
+        planted("rounded before scaling: multiply by spatial_scale, then round", _pool_like, before=True),
         planted(
-            "rounded before scaling: multiply by spatial_scale, then round", _pool_like, rounding="before"
+            "the corners are cut to whole cells (floor): round to the nearest",
+            _pool_like,
+            rounding=math.floor,
         ),
-        planted(
-            "the corners are cut to whole cells (floor): round to the nearest", _pool_like, rounding="floor"
-        ),
+        planted("the corners are cut to whole cells (int): round to the nearest", _pool_like, rounding=int),
+        planted("the corners are rounded up (ceil): round to the nearest", _pool_like, rounding=math.ceil),
         planted("the last cell is missing: a RoI covers x1 to x2 inclusive", _pool_like, last=False),
         planted(
             "the bins must end at ceil((i + 1) * length / P): neighbours may share a cell",
             _pool_like,
-            shared=False,
+            ends=(math.floor, math.floor),
+        ),
+        planted(
+            "floor and ceil are swapped: a bin begins at the floor and ends at the ceil",
+            _pool_like,
+            ends=(math.ceil, math.floor),
+        ),
+        planted(
+            "the bins must begin at floor(i * length / P): yours begin at the ceil",
+            _pool_like,
+            ends=(math.ceil, math.ceil),
+        ),
+        planted(
+            "the borders of the bins are rounded: a bin begins at the floor and ends at the ceil",
+            _pool_like,
+            ends=(round, round),
         ),
         planted("gives the mean of a bin: RoIPool takes the largest value", _pool_like, reduce="mean"),
         planted("spatial_scale is ignored", _pool_like, scaled=False),
@@ -204,6 +243,8 @@ def _warp_like(
             low, high = round(low * spatial_scale), round(high * spatial_scale)
         elif rounding == "before":
             low, high = round(low) * spatial_scale, round(high) * spatial_scale
+        elif rounding == "floor":
+            low, high = math.floor(low * spatial_scale), math.floor(high * spatial_scale)
         else:
             low, high = low * spatial_scale, high * spatial_scale
         return low - half, max(high - low + last, 1)
@@ -254,6 +295,9 @@ def roi_warp(features, rois, output_size, spatial_scale, sampling_ratio):
         planted("the RoI is not rounded: that is RoIAlign", _warp_like, rounding="none"),
         planted(
             "rounded before scaling: multiply by spatial_scale, then round", _warp_like, rounding="before"
+        ),
+        planted(
+            "the corners are cut to whole cells (floor): round to the nearest", _warp_like, rounding="floor"
         ),
         planted(
             "the half cell is missing: a RoI begins half a cell before the middle of its first cell",

@@ -95,7 +95,7 @@ def roi_align(features, rois, output_size, spatial_scale, sampling_ratio, aligne
 '''.strip(),
     reference=roi_ops.roi_align,
     inputs=_align_inputs,
-    others=(_align_like, _align_loop, lambda *arguments: torchvision.ops.roi_align(*arguments)),
+    others=(_align_loop, lambda *arguments: torchvision.ops.roi_align(*arguments)),
     mistakes=(
         planted("x and y are swapped", _align_like, swapped=True),
         planted("the batch index is ignored: every RoI reads picture 0", _align_like, picture=False),
@@ -120,6 +120,7 @@ def roi_align(features, rois, output_size, spatial_scale, sampling_ratio, aligne
         planted("a point more than one cell outside the map counts as 0", _align_like, outside="border"),
     ),
     groups=roi_groups,
+    gradient=(0,),
 )
 
 # ---------------------------------------------------------------- assign_levels

@@ -263,6 +263,7 @@ def mask_loss(logits, labels, targets):
         planted("a logit of several hundred gives infinity or NaN: use the form with logits", _loss_like,
                 stable=False),
     ),
+    gradient=(0,),
 )  # fmt: skip
 
 # ---------------------------------------------------------------- mask_loss_gradient

@@ -8,10 +8,17 @@ import torch
 from minimrcnn.classroom import inputs
 
 
-def axis_weights(positions, size, reading="bilinear", outside="zero"):
-    """How much each of `size` cells counts at each position: (S, size) float64."""
-    positions = np.asarray(positions, dtype=float)
+def axis_weights(positions, size, reading="bilinear", outside="zero", shift=0.0, ends=(True, True)):
+    """How much each of `size` cells counts at each position: (S, size) float64.
+
+    ends: whether the positions -1 and `size` themselves still count as the border.
+    """
+    positions = np.asarray(positions, dtype=float) + shift
     inside = (positions >= -1) & (positions <= size)
+    inside &= (positions != -1) | ends[0]
+    inside &= (positions != size) | ends[1]
+    if outside == "zero at once":
+        inside &= (positions >= 0) & (positions <= size - 1)
     p = positions if outside == "fades" else positions.clip(0, size - 1)
     if reading == "nearest":
         p = np.round(p)
