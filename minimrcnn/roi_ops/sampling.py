@@ -55,8 +55,8 @@ def neighbours(positions: Tensor, weights: Tensor, size: Tensor) -> tuple[Tensor
         (..., P, K) int32 indices and weights. K is 2S, or less where the points of a bin share cells.
     """
     weights = weights * ((positions >= -1) & (positions <= size))
-    positions = positions.clamp(min=0).clamp(max=size - 1)
-    low = positions.floor()
+    positions, last = positions.clamp(min=0).clamp(max=size - 1), (size - 1).to(torch.int32)
+    low = positions.to(torch.int32)  # the floor of what is not negative; torch.floor would wake all threads
     if positions.device.type == "cpu" and positions.numel():  # a GPU's host would have to wait for `reach`
         one, other = low[..., :1], low[..., -1:]  # (..., P, 1), the outermost points
         reach, first = int((one - other).abs().amax()) + 2, torch.minimum(one, other)
@@ -64,9 +64,9 @@ def neighbours(positions: Tensor, weights: Tensor, size: Tensor) -> tuple[Tensor
             cells = first + torch.arange(reach, dtype=first.dtype)  # (..., P, reach)
             share = (1 - (positions[..., None, :] - cells[..., None]).abs()).clamp(min=0)  # bilinear: a tent
             share = (weights[..., None, :] * share).sum(dim=-1)
-            return cells.clamp(max=size - 1).to(torch.int32), share
+            return torch.minimum(cells, last), share
     upper = positions - low  # the share of the high neighbour
-    index = torch.cat([low, (low + 1).clamp(max=size - 1)], dim=-1).to(torch.int32)
+    index = torch.cat([low, torch.minimum(low + 1, last)], dim=-1)
     return index, torch.cat([weights * (1 - upper), weights * upper], dim=-1)
 
 
