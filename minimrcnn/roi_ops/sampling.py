@@ -138,7 +138,8 @@ def every_pair(y: Tensor, x: Tensor, combine: Callable[[Tensor, Tensor], Tensor]
     (n, height, K) and (n, width, K) to (n * height * width, K * K).
     """
     k = x.shape[-1]
-    y, x = y.repeat_interleave(k, dim=-1), x.repeat(1, 1, k)  # all pairs of a bin in one run: that goes fast
+    # All pairs of a bin in one run: that goes fast. x.repeat would copy them k numbers at a time.
+    y, x = y.repeat_interleave(k, dim=-1), torch.cat([x] * k, dim=-1)
     return combine(y[:, :, None], x[:, None]).flatten(0, 2)
 
 
