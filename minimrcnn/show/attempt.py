@@ -63,6 +63,7 @@ def attempt(
     if by_default and right.images:  # one scale for both
         bar = figure.colorbar(right.images[0], cax=figure.add_axes((0.925, 0.25, 0.012, 0.5)))
         bar.locator = MaxNLocator(4)
+        bar.formatter.set_powerlimits((-2, 4))  # 0.0005 would run out of the page: 5, and 1e-4 above the bar
         bar.ax.tick_params(labelsize=9)
     left.set_title("yours", fontsize=10)
     right.set_title("the reference", fontsize=10)
