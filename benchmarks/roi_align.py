@@ -169,7 +169,7 @@ def bound_seconds(
     return {
         "memory": size * (load.touched + load.bins) / rates["copy"],
         "L2, each RoI's cells once": size * load.unique / rates["L2"],
-        "L1, every corner": size * load.corners / rates["L1"],
+        "L1, each bin's cells once": size * load.reads / rates["L1"],
     }
 
 

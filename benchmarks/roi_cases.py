@@ -102,23 +102,27 @@ def make_inputs(
     return Inputs(maps, boxes.to(device), batch.to(device), level_of(boxes).to(device))
 
 
-def cells_read(low: Tensor, high: Tensor, bins: int, size: int) -> Tensor:
-    """Which of `size` cells each RoI reads along an axis: (R, size) bool, for 2 points a bin."""
+def points(low: Tensor, high: Tensor, bins: int, size: int) -> Tensor:
+    """Where RoIs are sampled along an axis of `size` cells, 2 points a bin: (R, 2 * bins) float64."""
     step = (high - low).clamp(min=1) / bins
-    point = (torch.arange(2 * bins) + 0.5) / 2  # in bins
-    where = low[:, None] + step[:, None] * point  # (R, 2 * bins)
-    where = where.clamp(0, size - 1).double()
-    read = torch.zeros(len(low), size, dtype=torch.bool)
+    where = low[:, None] + step[:, None] * (torch.arange(2 * bins) + 0.5) / 2
+    return where.clamp(0, size - 1).double()
+
+
+def cells_read(where: Tensor, size: int) -> Tensor:
+    """Which of `size` cells the points (N, P) of each row read: (N, size) bool."""
+    read = torch.zeros(len(where), size, dtype=torch.bool)
     read.scatter_(1, where.floor().long(), True)
     return read.scatter_(1, where.ceil().long(), True)
 
 
 @dataclass(frozen=True)
 class Traffic:
-    """Numbers (not bytes) that a forward call moves, for one channel each: cells, bins, and corners read."""
+    """Numbers (not bytes) that a forward call moves, for one channel each."""
 
     touched: int  # cells that any RoI reads
     unique: int  # cells read, counted once for each RoI
+    reads: int  # cells read, counted once for each bin
     corners: int  # reads of a program that looks at every corner of every point
     bins: int  # written
     cells: int  # of all maps
@@ -126,15 +130,20 @@ class Traffic:
 
 def traffic(case: Case, boxes: Tensor, batch: Tensor, sizes: list[tuple[int, int]]) -> Traffic:
     """Count for RoIs on the CPU; sizes: (height, width) of each level."""
-    touched = unique = 0
+    touched = unique = reads = 0
     levels = level_of(boxes)
     for level, (height, width) in enumerate(sizes):
         for picture in range(int(batch.max()) + 1):
             mine = (boxes / STRIDES[level])[(levels == level) & (batch == picture)]
-            rows = cells_read(mine[:, 1], mine[:, 3], case.bins, height)
-            columns = cells_read(mine[:, 0], mine[:, 2], case.bins, width)
+            y = points(mine[:, 1], mine[:, 3], case.bins, height)
+            x = points(mine[:, 0], mine[:, 2], case.bins, width)
+            rows, columns = cells_read(y, height), cells_read(x, width)
             unique += int((rows.sum(dim=1) * columns.sum(dim=1)).sum())
             touched += int(((rows.float().T @ columns.float()) > 0).sum())
+            # Each of a RoI's rows of bins meets each of its columns of bins.
+            down = cells_read(y.view(-1, 2), height).view(-1, case.bins * height).sum(dim=1)
+            across = cells_read(x.view(-1, 2), width).view(-1, case.bins * width).sum(dim=1)
+            reads += int((down * across).sum())
     bins = len(boxes) * case.bins**2
     cells = (int(batch.max()) + 1) * sum(h * w for h, w in sizes)
-    return Traffic(touched, unique, 16 * bins, bins, cells)
+    return Traffic(touched, unique, reads, 16 * bins, bins, cells)

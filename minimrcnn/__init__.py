@@ -69,24 +69,39 @@ def maskrcnn_resnet50_fpn(
 
 
 def maskrcnn_resnet101_fpn(
-    *, weights_backbone: str | None = None, conventions: str = "torchvision", **changes: object
+    *,
+    weights: None = None,
+    weights_backbone: str | None = None,
+    conventions: str = "torchvision",
+    **changes: object,
 ) -> MaskRCNN:
-    """Mask R-CNN with ResNet-101 and FPN (paper, Table 2a). Arguments as `maskrcnn_resnet50_fpn`."""
-    return _named("maskrcnn_resnet101_fpn", None, weights_backbone, conventions, **changes)
+    """Mask R-CNN with ResNet-101 and FPN (paper, Table 2a). No weights of it are published.
+
+    Arguments as `maskrcnn_resnet50_fpn`.
+    """
+    return _named("maskrcnn_resnet101_fpn", weights, weights_backbone, conventions, **changes)
 
 
 def maskrcnn_resnext101_64x4d_fpn(
-    *, weights_backbone: str | None = None, conventions: str = "torchvision", **changes: object
+    *,
+    weights: None = None,
+    weights_backbone: str | None = None,
+    conventions: str = "torchvision",
+    **changes: object,
 ) -> MaskRCNN:
-    """Mask R-CNN with the paper's ResNeXt-101 (footnote 3). Arguments as `maskrcnn_resnet50_fpn`."""
-    return _named("maskrcnn_resnext101_64x4d_fpn", None, weights_backbone, conventions, **changes)
+    """Mask R-CNN with the paper's ResNeXt-101 (footnote 3). Arguments as `maskrcnn_resnet101_fpn`."""
+    return _named("maskrcnn_resnext101_64x4d_fpn", weights, weights_backbone, conventions, **changes)
 
 
 def maskrcnn_resnext101_32x8d_fpn(
-    *, weights_backbone: str | None = None, conventions: str = "torchvision", **changes: object
+    *,
+    weights: None = None,
+    weights_backbone: str | None = None,
+    conventions: str = "torchvision",
+    **changes: object,
 ) -> MaskRCNN:
-    """Mask R-CNN with detectron2's ResNeXt-101. Arguments as `maskrcnn_resnet50_fpn`."""
-    return _named("maskrcnn_resnext101_32x8d_fpn", None, weights_backbone, conventions, **changes)
+    """Mask R-CNN with detectron2's ResNeXt-101. Arguments as `maskrcnn_resnet101_fpn`."""
+    return _named("maskrcnn_resnext101_32x8d_fpn", weights, weights_backbone, conventions, **changes)
 
 
 def fasterrcnn_resnet50_fpn(
@@ -106,6 +121,6 @@ def mini(*, weights: str | None = None, conventions: str = "torchvision", **chan
     Args:
         weights: "TOYBOX", trained on the toybox data set and shipped with the package (8 classes, in
             eval mode, no network needed), or None.
-        conventions, changes: as `maskrcnn_resnet50_fpn`.
+        conventions, changes: as `maskrcnn_resnet50_fpn`; the trained weights know torchvision's alone.
     """
     return _named("mini", weights, None, conventions, **changes)

@@ -159,7 +159,12 @@ class MaskRCNN(nn.Module):
 
         Args:
             num_classes: of the new data, the background included.
+
+        Raises:
+            ValueError: fewer than 2 classes.
         """
+        if num_classes < 2:
+            raise ValueError(f"num_classes={num_classes}: want at least 2, the background and one more")
         self.change(num_classes=num_classes)
         a, heads, device = self.architecture, self.roi_heads, next(self.parameters()).device
         heads.box_predictor = BoxPredictor(a.box_hidden, num_classes).to(device)

@@ -178,6 +178,8 @@ def check_targets(
 
     Values are looked at on the CPU, and with `validate` on a GPU, where that makes the host wait.
     """
+    if isinstance(targets, dict):
+        raise TypeError("targets: want a list of dicts, one a picture; got one dict")
     if len(targets) != len(images):
         raise ValueError(f"{len(images)} images but {len(targets)} targets")
     for i, (target, image) in enumerate(zip(targets, images, strict=True)):

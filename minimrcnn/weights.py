@@ -108,6 +108,8 @@ def named_model(
     if conventions not in CONVENTIONS:
         raise ValueError(f"conventions={conventions!r}: there are {', '.join(CONVENTIONS)}")
     if weights == "TOYBOX" and name == "mini":
+        if conventions != "torchvision":
+            raise UserError(f"weights='TOYBOX' was trained by torchvision's conventions, not {conventions!r}")
         return shipped_mini(**changes)
     config = Config(
         replace(ARCHITECTURES[name], **changes), CONVENTIONS[conventions], backbone_weights="none"

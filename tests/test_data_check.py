@@ -107,6 +107,16 @@ CHEAP = [
     (lambda d: d.pop("images"), "missing_key", "top level", "error"),
     (lambda d: d.update(annotations={}), "missing_key", "top level", "error"),
     (lambda d: d["images"].append("x"), "malformed_image", "images[3] (id None)", "error"),
+    (lambda d: d["annotations"][1].update(iscrowd="yes"), "malformed_iscrowd", A12, "error"),
+    (lambda d: d["annotations"][1].update(iscrowd=2), "malformed_iscrowd", A12, "error"),
+    (lambda d: d["annotations"][1].update(area=-3), "malformed_area", A12, "error"),
+    (lambda d: d["annotations"][1].update(area="large"), "malformed_area", A12, "error"),
+    (
+        lambda d: d["categories"][1].update(name="thing"),
+        "duplicate_category_name",
+        "category 'thing'",
+        "note",
+    ),
     (
         lambda d: d["images"].append({**d["images"][0], "id": "9"}),
         "malformed_image",
@@ -218,6 +228,12 @@ CHEAP = [
     (lambda d: d["annotations"][4]["segmentation"].update(counts=[2399.0, 1]), "malformed_rle", A15, "error"),
 ]
 DECODED = [
+    (
+        lambda d: d["annotations"].append({**d["annotations"][1], "id": 99}),
+        "same_object_twice",
+        "image 1",
+        "note",
+    ),
     # "Q[2O" is the runs 2401, -1: the right sum, and no mask
     (lambda d: d["annotations"][3]["segmentation"].update(counts="Q[2O"), "malformed_rle", A14, "error"),
     (lambda d: d["annotations"][3]["segmentation"].update(counts="0123"), "malformed_rle", A14, "error"),

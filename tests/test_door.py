@@ -42,6 +42,12 @@ def test_pictures_are_checked(model, images, error, message):
         model.run(images, detections=True)
 
 
+def test_one_dict_is_no_list_of_targets(model):
+    images, targets = scene()
+    with pytest.raises(TypeError, match="one a picture; got one dict"):
+        model.run(images[:1], targets[0], losses=True)
+
+
 def broken(**changes):
     """The second of two targets changed; a value of None takes its key away."""
     images, targets = scene()

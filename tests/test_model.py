@@ -310,6 +310,12 @@ def test_on_the_cpu_no_candidate_is_lost(model):
 # -- new classes ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("count", [0, 1])
+def test_reset_heads_wants_a_class_beside_the_background(model, count):
+    with pytest.raises(ValueError, match=f"num_classes={count}: want at least 2"):
+        model.reset_heads(count)
+
+
 def test_reset_heads_fits_new_classes():
     model = little_model()
     before = {name: value.clone() for name, value in model.state_dict().items()}

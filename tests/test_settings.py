@@ -14,6 +14,7 @@ from minimrcnn.engine.settings import (
     CHOICES,
     LEAST,
     SECTIONS,
+    SHARES,
     config_from_plain,
     config_to_plain,
     config_with,
@@ -81,6 +82,11 @@ def test_later_assignments_win():
         ("lr=-1", "at least 0"),
         ("steps=1.5", "a whole number"),
         ("steps=0", "at least 1"),
+        ("min_size=0", "at least 1"),
+        ("anchor_sizes=1,2", "want 5 sizes"),
+        ("rpn_match=0.3,0.7", "comes first and is the larger"),
+        ("score_threshold=2", "from 0 to 1"),
+        ("nms_threshold=-0.1", "from 0 to 1"),
         ("aligned=maybe", "true or false"),
         ("min_size=", "one or more values"),
         ("min_size=640,x", "a whole number, not 'x'"),
@@ -162,7 +168,7 @@ def test_every_word_has_its_choices_and_every_default_is_one():
     assert all(value in CHOICES[path] for path, values in words.items() for value in values)
 
 
-def test_least_names_fields_that_exist():
-    for path in LEAST:
+def test_limits_name_fields_that_exist():
+    for path in (*LEAST, *SHARES):
         section, _, field = path.partition(".")
         assert field in get_type_hints(SECTIONS[section])

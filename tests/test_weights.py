@@ -163,6 +163,10 @@ def test_imagenet_weights_fill_the_body(name, build, file, monkeypatch):
 def test_weights_that_do_not_exist():
     with pytest.raises(UserError, match="has no weights 'COCO_V2'; it has COCO_V1"):
         minimrcnn.maskrcnn_resnet50_fpn(weights="COCO_V2")
+    with pytest.raises(UserError, match="maskrcnn_resnet101_fpn has no weights 'COCO_V1'; it has none"):
+        minimrcnn.maskrcnn_resnet101_fpn(weights="COCO_V1")
+    with pytest.raises(UserError, match="trained by torchvision's conventions, not 'detectron2'"):
+        minimrcnn.mini(weights="TOYBOX", conventions="detectron2")
     with pytest.raises(UserError, match="mini has no weights 'COCO_V1'; it has TOYBOX"):
         minimrcnn.mini(weights="COCO_V1")
     with pytest.raises(UserError, match="no published ImageNet weights"):

@@ -198,7 +198,8 @@ def run_predict(args: argparse.Namespace) -> int:
     for problem in problems:
         print(f"minimrcnn: {problem}", file=sys.stderr)
     done = len(args.images) - len(problems)
-    print(f"{done} of {len(args.images)} pictures done: {args.out / RESULTS} and an overlay for each")
+    what = f": {args.out / RESULTS} and an overlay for each" if done else ""
+    print(f"{done} of {len(args.images)} pictures done{what}")
     return 2 if problems else 0
 
 

@@ -72,6 +72,7 @@ def check_annotations(data: dict, image_folder: Path, *, file: str, cheap: bool 
     with_mask = check_segmentations(annotations, images, found)
     paths = _check_files(images, Path(image_folder), found)
     if not cheap:
+        _check_twice(annotations, found)
         _check_pictures(paths, images, found)
         check_masks(with_mask, images, found)
     return found
@@ -144,6 +145,12 @@ def _check_categories(entries: list, found: Findings) -> set[int]:
         message = "there must be at least one, each with an id (a whole number) and a name"
         found.add("malformed_category", where, message)
     _add_duplicates(ids, "category", found)
+    for name, count in Counter(
+        {str(entry.get("id")): str(entry["name"]) for entry in named}.values()
+    ).items():
+        if count > 1:
+            message = f"{count} categories have this name; tables and pictures cannot tell them apart"
+            found.add("duplicate_category_name", f"category {name!r}", message, "note")
     if 0 in ids:
         message = (
             "id 0 is usually a mistake: COCO's ids start at 1, and label 0 is the background. Here ids "
@@ -179,7 +186,33 @@ def _check_links(entries: list, images: dict[int, dict], categories: set[int], f
     if bare := sorted(images.keys() - set(places)):
         message = f"{len(bare):,} of {len(images):,} images have no annotation; they train as background"
         found.add("no_annotations", first_ids("image", bare), message, "note")
+    _check_values(linked, found)
     return linked
+
+
+def _check_values(annotations: list[dict], found: Findings) -> None:
+    """What evaluation and training read beside box and mask: iscrowd and area, which may be missing."""
+    for entry in annotations:
+        crowd, area = entry.get("iscrowd", 0), entry.get("area", 0)
+        if not (_is_whole(crowd) and crowd in (0, 1)):
+            message = f"iscrowd is {crowd!r}; write 0 for an object, 1 for a crowd, which is not trained on"
+            found.add("malformed_iscrowd", at(entry), message)
+        if not isinstance(area, int | float) or isinstance(area, bool) or not area >= 0:  # NaN fails too
+            message = f"area is {area!r}; want the mask's pixels, by which evaluation tells small from large"
+            found.add("malformed_area", at(entry), message)
+
+
+def _check_twice(annotations: list[dict], found: Findings) -> None:
+    """Objects that stand in the file twice, under two ids."""
+    seen: dict[tuple, list[int]] = {}
+    for entry in annotations:
+        key = entry["image_id"], entry["category_id"], str(entry.get("bbox"))
+        seen.setdefault(key, []).append(entry["id"])
+    if twice := {key[0]: ids for key, ids in seen.items() if len(ids) > 1}:
+        ids = next(iter(twice.values()))
+        verb = "holds" if len(twice) == 1 else "hold"
+        message = f"{verb} an object twice, as annotations {ids[0]} and {ids[1]}; remove one of them"
+        found.add("same_object_twice", first_ids("image", twice), message, "note")
 
 
 # ---------------------------------------------------------------- pictures

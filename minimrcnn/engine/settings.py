@@ -37,19 +37,33 @@ CHOICES = {
 # The smallest number that makes sense, where another would fail late or not at all.
 LEAST = {
     "architecture.num_classes": 2,
+    **{f"architecture.{name}": 1 for name in ("blocks", "widths", "stem_width", "groups", "group_width")},
+    **{f"architecture.{name}": 1 for name in ("fpn_channels", "anchor_sizes", "canonical_scale")},
+    **{f"architecture.{name}": 1 for name in ("rpn_samples", "rpn_pre_nms", "rpn_post_nms_test")},
+    **{f"architecture.{name}": 1 for name in ("roi_samples", "box_pool", "box_hidden", "mask_pool")},
+    **{f"architecture.{name}": 1 for name in ("mask_convs", "mask_channels", "detections", "candidates")},
+    **{f"architecture.{name}": 1 for name in ("min_size", "max_size", "divisor")},
+    "architecture.anchor_ratios": 0.01,
+    "architecture.trainable_layers": 0,
+    "architecture.rpn_post_nms_train": 0,
+    "conventions.rpn_post_nms_train": 1,
     "recipe.lr": 0.0,
     "recipe.base_batch": 1,
     "recipe.batch_size": 1,
     "recipe.steps": 1,
     "recipe.warmup": 0,
     "recipe.clip": 0.0,
-    "recipe.hflip": 0.0,
-    "recipe.vflip": 0.0,
     "recipe.weight_decay": 0.0,
     "recipe.norm_weight_decay": 0.0,
     "recipe.workers": 0,
     "recipe.checkpoint_every": 1,
 }
+# Shares, scores and IoUs: from 0 to 1.
+SHARES = (
+    *(f"architecture.{name}" for name in ("rpn_match", "rpn_positive_fraction", "rpn_nms_threshold")),
+    *(f"architecture.{name}" for name in ("roi_match", "roi_positive_fraction", "score_threshold")),
+    *("conventions.nms_threshold", "recipe.hflip", "recipe.vflip"),
+)
 
 
 def named_config(name: str) -> Config:
@@ -83,7 +97,17 @@ def config_with(config: Config, assignments: list[str]) -> Config:
             config = replace(config, **{section: replace(getattr(config, section), **{field: value})})
         else:
             config = replace(config, **{field: value})
+    _check_together(config.architecture)
     return config
+
+
+def _check_together(architecture: Architecture) -> None:
+    """What no field shows alone; raises UserError."""
+    levels, (high, low) = len(architecture.anchor_sizes), architecture.rpn_match
+    if levels != 5:
+        raise UserError(f"--set anchor_sizes: want 5 sizes, one for each of P2 to P6; not {levels}")
+    if high < low:
+        raise UserError(f"--set rpn_match={high},{low}: the IoU of a positive comes first and is the larger")
 
 
 def config_to_plain(config: Config) -> dict:
@@ -134,7 +158,7 @@ def _find(name: str) -> str:
 
 
 def _converted(path: str, value: Any, kind: Any, where: str) -> Any:
-    """Text, or a value as JSON has it, to the type of the field; checked against CHOICES and LEAST."""
+    """Text, or a value as JSON has it, to the type of the field; checked against CHOICES, LEAST, SHARES."""
     if get_origin(kind) is tuple:
         parts = [p for p in value.strip("()[] ").split(",") if p] if isinstance(value, str) else value
         kinds = get_args(kind)
@@ -152,6 +176,8 @@ def _converted(path: str, value: Any, kind: Any, where: str) -> Any:
         raise UserError(f"{where}: {path} cannot be {converted!r}.{_nearest(converted, CHOICES[path])}")
     if path in LEAST and converted < LEAST[path]:
         raise UserError(f"{where}: {path} must be at least {LEAST[path]}, not {converted}")
+    if path in SHARES and not 0 <= converted <= 1:
+        raise UserError(f"{where}: {path} must be from 0 to 1, not {converted}")
     return converted
 
 

@@ -135,7 +135,7 @@ def train(
         run = start(config, dataset.class_map, group, parts, saved, began, time_limit)
         steps = run_steps(run, dataset, out, time_limit)
         group.wait()  # the others may want to read what the first one is still writing
-        group.say(f"trained: {steps} steps, {out / 'checkpoint.pt'}")
+        group.say(f"trained: {steps} step{'s' * (steps != 1)}, {out / 'checkpoint.pt'}")
 
 
 def open_data(data: Path, group: Group) -> CocoDataset:

@@ -86,6 +86,11 @@ def as_source(picture_or_map: Tensor | Array, stride: int, channel: int = 0) -> 
     A picture's map is its brightness 0..255, the mean of stride x stride pixels in each cell.
     """
     stride = check_stride(stride)
+    if not isinstance(picture_or_map, Tensor | np.ndarray | list):
+        raise TypeError(
+            f"a picture or a map is a tensor or an array, not {type(picture_or_map).__name__}; of a PIL "
+            "picture: torchvision.transforms.functional.pil_to_tensor(picture)"
+        )
     given = torch.as_tensor(picture_or_map).detach().cpu()
     if given.ndim == 3 and given.shape[0] == 3:
         return _of_picture(given, stride)
