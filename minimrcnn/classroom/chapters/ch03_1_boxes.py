@@ -26,13 +26,14 @@ def _iou_inputs(g):
 
 def _iou_like(
     a, b, plus_one=0, *,
-    cut="after plus_one", union="right", guard=True, width_height=False, turned=False,
+    cut="after plus_one", union="right", guard=True, width_height=False, turned=False, hull=False,
     plus=("intersection", "a", "b"), plus_axes=(1, 1),
 ):  # fmt: skip
     if width_height:
         a, b = (torch.cat([x[:, :2], x[:, :2] + x[:, 2:]], dim=1) for x in (a, b))
     extra = plus_one * torch.tensor(plus_axes)  # (2,) what is added to width and height
-    sides = torch.minimum(a[:, None, 2:], b[None, :, 2:]) - torch.maximum(a[:, None, :2], b[None, :, :2])
+    nearer, farther = (torch.minimum, torch.maximum) if hull else (torch.maximum, torch.minimum)
+    sides = farther(a[:, None, 2:], b[None, :, 2:]) - nearer(a[:, None, :2], b[None, :, :2])
     if cut == "before plus_one":
         sides = sides.clamp(min=0)
     sides = sides + extra * ("intersection" in plus)
@@ -66,6 +67,9 @@ def _iou_loop(a, b, plus_one=0):
     return table
 
 
+# Without a guard against an empty union it gives negative numbers, with one it gives 0: both are met.
+HULL = "min and max are exchanged: the shared box begins at the larger x1, y1 and ends at the smaller x2, y2"
+
 IOU = Exercise(
     name="iou",
     chapter=3,
@@ -90,6 +94,8 @@ def iou(a, b, plus_one=0):
             _iou_like,
             cut="never",
         ),
+        planted(HULL, _iou_like, hull=True),
+        planted(HULL, _iou_like, hull=True, guard=False),
         planted("the intersection is counted twice in the union", _iou_like, union="twice"),
         planted("divides by the smaller area, not by the union", _iou_like, union="smaller"),
         planted(
@@ -198,6 +204,10 @@ def encode(boxes, anchors, weights, plus_one=0):
     inputs=_encode_inputs,
     others=(_encode_loop, _encode_like),
     mistakes=(
+        planted(
+            "boxes and anchors are exchanged: the deltas move the anchors onto the boxes",
+            lambda boxes, anchors, weights, plus_one: _encode_like(anchors, boxes, weights, plus_one),
+        ),
         planted("the weights are ignored", _encode_like, weigh="none"),
         planted("dw and dh are not weighted: each delta has its own weight", _encode_like, weigh="shift"),
         planted("dx and dy are not weighted: each delta has its own weight", _encode_like, weigh="size"),
@@ -229,8 +239,15 @@ def _decode_inputs(g):
     yield deltas, anchors, (1.0, 1.0, 1.0, 1.0), 0
     yield deltas * torch.tensor([10, 10, 5, 5]), anchors, (10.0, 10.0, 5.0, 5.0), 0
     yield deltas, anchors, (10.0, 20.0, 5.0, 2.0), 1
+    shifted = deltas * torch.tensor([10, 10, 5, 5])
+    shifted[:4, :2] = inputs.uniform(g, 45, 80, 4, 2)  # nothing cuts dx and dy
+    yield shifted, anchors, (10.0, 10.0, 5.0, 5.0), 0
+    shrunk = deltas.clone()
+    shrunk[:4, 2:] = inputs.uniform(g, -8.0, -4.5, 4, 2)  # nor dw and dh from below
+    yield shrunk, anchors, (1.0, 1.0, 1.0, 1.0), 0
     deltas = deltas.clone()
     deltas[:4, 2:] = inputs.uniform(g, 4.2, 8.0, 4, 2)  # past the clamp, log(1000 / 16) = 4.135
+    deltas[3, 2] = 70.0  # past 1000 / 16 itself
     yield deltas, anchors, (1.0, 1.0, 1.0, 1.0), 0
     yield deltas, anchors, (1.0, 1.0, 2.0, 2.0), 0  # past it before the weights are divided out
     yield deltas[:0], anchors[:0], (1.0, 1.0, 1.0, 1.0), 0
@@ -239,6 +256,7 @@ def _decode_inputs(g):
 def _decode_like(
     deltas, anchors, weights, plus_one=0, *,
     weigh="divided", unit="anchor", clamp="after", share=0.5, exp=True, start="centre", plus=True, ends=True,
+    least=-math.inf, most=box_ops.MAX_LOG_SCALE, corners=True,
 ):  # fmt: skip
     plus_one = plus_one if plus else 0
     size = anchors[:, 2:] - anchors[:, :2] + plus_one  # (N, 2)
@@ -246,10 +264,14 @@ def _decode_like(
     if clamp == "before":
         deltas = torch.cat([deltas[:, :2], deltas[:, 2:].clamp(max=box_ops.MAX_LOG_SCALE)], dim=1)
     deltas = deltas * {"divided": 1 / weight, "times": weight, "none": torch.ones(4)}[weigh]
+    if clamp == "all":
+        deltas = deltas.clamp(max=most)
     centre = anchors[:, :2] + (0.5 if start == "centre" else 0.0) * size
     centre = centre + deltas[:, :2] * (size if unit == "anchor" else 1)
-    change = deltas[:, 2:].clamp(max=box_ops.MAX_LOG_SCALE) if clamp == "after" else deltas[:, 2:]
+    change = deltas[:, 2:].clamp(least, most) if clamp == "after" else deltas[:, 2:]
     new = size * (torch.exp(change) if exp else change)
+    if not corners:
+        return torch.cat([centre, new], dim=1)
     return torch.cat([centre - share * new, centre + share * new - (plus_one if ends else 0)], dim=1)
 
 
@@ -276,7 +298,8 @@ def decode(deltas, anchors, weights, plus_one=0):
 
     deltas: (N, 4) float32. anchors: (N, 4) float32, xyxy in pixels. weights: 4 numbers, divided out first.
     plus_one: 1 where a box is x2 - x1 + 1 wide, otherwise 0.
-    A dw or dh above log(1000 / 16) counts as log(1000 / 16), so that exp() cannot overflow.
+    A dw or dh above log(1000 / 16) counts as log(1000 / 16), so that exp() cannot overflow; there
+    is no lower bound, and dx and dy are not cut.
     Returns (N, 4) float32 boxes, xyxy in pixels.
     """
 '''.strip(),
@@ -291,7 +314,19 @@ def decode(deltas, anchors, weights, plus_one=0):
             _decode_like,
             unit="pixels",
         ),
+        planted("gives centre and size: give the corners (x1, y1, x2, y2)", _decode_like, corners=False),
         planted("the clamp of dw and dh is missing", _decode_like, clamp="none"),
+        planted(
+            "dw and dh are cut at 1000 / 16: cut them at its logarithm, log(1000 / 16)",
+            _decode_like,
+            most=1000 / 16,
+        ),
+        planted("dx and dy are clamped too: clamp only dw and dh", _decode_like, clamp="all"),
+        planted(
+            "dw and dh are clamped from below too: there is no lower bound",
+            _decode_like,
+            least=-box_ops.MAX_LOG_SCALE,
+        ),
         planted("dw and dh are clamped before the weights are divided out", _decode_like, clamp="before"),
         planted("the corners lie a whole size from the centre: half of it", _decode_like, share=1.0),
         planted("dw and dh are logarithms: exp() is missing", _decode_like, exp=False),

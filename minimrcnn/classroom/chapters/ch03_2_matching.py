@@ -35,7 +35,8 @@ def _grid_loop(
     *,
     turned=False,
     order="HWA",
-    keep_area=True,
+    root="square root",
+    middle=0.5,
     half=False,
     swapped=False,
     step=True,
@@ -44,15 +45,20 @@ def _grid_loop(
     for i in range(height):
         for j in range(width):
             for a, ratio in enumerate(ratios):
-                root = math.sqrt(ratio) if keep_area else 1.0
-                w, h = size / root, size * ratio / root
+                w, h = {
+                    "square root": (size / math.sqrt(ratio), size * math.sqrt(ratio)),
+                    "missing": (size / ratio, size * ratio),
+                    "width is size": (size, size * ratio),
+                    "height is size": (size / ratio, size),
+                }[root]
                 if turned:
                     w, h = h, w
                 x, y = ((k + 0.5 * half) * (stride if step else 1) for k in (j, i))
                 if swapped:
                     x, y = y, x
                 key = {"HWA": (i, j, a), "WHA": (j, i, a), "AHW": (a, i, j)}[order]
-                rows[key] = [x - w / 2, y - h / 2, x + w / 2, y + h / 2]
+                left, top = x - middle * w, y - middle * h
+                rows[key] = [left, top, left + w, top + h]
     return [rows[key] for key in sorted(rows)]
 
 
@@ -63,6 +69,8 @@ def _grid_broadcast(height, width, stride, size, ratios):
     y = (stride * torch.arange(height, dtype=torch.float64))[:, None, None].expand(-1, width, len(h))
     return torch.stack([x - w / 2, y - h / 2, x + w / 2, y + h / 2], dim=-1).reshape(-1, 4)
 
+
+SAME_AREA = "all anchors of a cell must have the same area, size * size"
 
 GRID_ANCHORS = Exercise(
     name="grid_anchors",
@@ -94,7 +102,18 @@ def grid_anchors(height, width, stride, size, ratios):
             "the rows are in the wrong order: all anchors of one cell come together", _grid_loop, order="AHW"
         ),
         planted("x and y are swapped: x grows with the column, y with the row", _grid_loop, swapped=True),
-        planted("all anchors of a cell must have the same area, size * size", _grid_loop, keep_area=False),
+        planted(
+            "the square root is missing: width size / sqrt(ratio), height size * sqrt(ratio)",
+            _grid_loop,
+            root="missing",
+        ),
+        planted(SAME_AREA, _grid_loop, root="width is size"),
+        planted(SAME_AREA, _grid_loop, root="height is size"),
+        planted(
+            "the point (j * stride, i * stride) is the corner of your anchors: it must be their centre",
+            _grid_loop,
+            middle=0.0,
+        ),
         planted(
             "the anchors lie half a stride too far: around (j * stride, i * stride)", _grid_loop, half=True
         ),
@@ -243,14 +262,14 @@ def _sample_inputs(g):
 
 def _sample_like(
     matched, random, number, positive_fraction, *,
-    largest=True, ordered=True, between=False, fills=True, cap=True, first=0, rows=True,
+    largest=True, ordered=True, between=False, fills=True, cap=True, first=0, forgets=False, rows=True,
 ):  # fmt: skip
     order = random.argsort(descending=largest) if ordered else torch.arange(len(matched))
     most = int(number * positive_fraction)
     is_negative = matched < 0 if between else matched == -1
     if first:
         is_negative = is_negative | (matched == 0)
-    positives = order[(matched >= first)[order]][: most if cap else number]
+    positives = order[(matched >= first + forgets)[order]][: most if cap else number]
     negatives = order[is_negative[order]][: number - (len(positives) if fills else most)]
     return (positives, negatives) if rows else (matched[positives], negatives)
 
@@ -292,7 +311,7 @@ def sample(matched, random, number, positive_fraction):
     others=(_sample_like, _sample_lists),
     mistakes=(
         planted(
-            "takes the first candidates: take those with the largest random numbers",
+            "`random` is ignored, the first candidates are taken: take those with the largest random numbers",
             _sample_like,
             ordered=False,
         ),
@@ -300,6 +319,11 @@ def sample(matched, random, number, positive_fraction):
         planted("samples candidates of -2, which take no part, as negatives", _sample_like, between=True),
         planted("where positives are few, more negatives must take their place", _sample_like, fills=False),
         planted("takes more positives than int(number * positive_fraction)", _sample_like, cap=False),
+        planted(
+            "the candidates of row 0 of the ground truth are forgotten: a match is >= 0, not > 0",
+            _sample_like,
+            forgets=True,
+        ),
         planted("row 0 of the ground truth is taken for background: a match is >= 0", _sample_like, first=1),
         planted(
             "gives the rows of the ground truth: give the rows of the candidates", _sample_like, rows=False

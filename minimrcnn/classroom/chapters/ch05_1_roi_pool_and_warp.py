@@ -10,12 +10,18 @@ import torchvision
 from minimrcnn import roi_ops
 from minimrcnn.classroom import inputs
 from minimrcnn.classroom.chapters.reading_maps import (
+    BOTH_TURNED,
+    TURNED,
     axis_weights,
     bilinear_loop,
+    border_mistakes,
     edge_rois,
+    half_up,
     map_and_rois,
+    rim_rois,
     roi_groups,
     sampled,
+    tie_rois,
 )
 from minimrcnn.classroom.exercise import Exercise, planted
 
@@ -105,14 +111,15 @@ def _pool_inputs(g):
     for scale, bins in ((1 / 4, 3), (1 / 16, 2)):
         features, rois = map_and_rois(g, scale)
         yield features, rois, bins, scale
+    yield features, tie_rois(1 / 8), 3, 1 / 8
     yield features, edge_rois(1 / 8), 4, 1 / 8
     yield features, rois[:0], 2, 1 / 16
 
 
 def _pool_like(
     features, rois, output_size, spatial_scale, *,
-    rounding=round, before=False, last=True, ends=(math.floor, math.ceil), reduce="max", swapped=False,
-    picture=True, scaled=True, empty=0.0,
+    rounding=half_up, before=False, last=True, ends=(math.floor, math.ceil), reduce="max", swapped=False,
+    turned=False, picture=True, scaled=True, empty=0.0,
 ):  # fmt: skip
     crops = features.new_zeros(len(rois), features.shape[1], output_size, output_size)
     scale = spatial_scale if scaled else 1.0
@@ -138,10 +145,11 @@ def _pool_like(
             for j, (left, right) in enumerate(edges[1]):
                 bin_ = feature[:, max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)].flatten(1)
                 if bin_.shape[1]:
-                    crops[r, :, i, j] = bin_.amax(dim=1) if reduce == "max" else bin_.mean(dim=1)
+                    crops[r, :, i, j] = bin_.mean(dim=1) if reduce == "mean" else bin_.amax(dim=1)
                 else:
                     crops[r, :, i, j] = empty
-    return crops
+    crops = crops.clamp(min=0) if reduce == "max from 0" else crops
+    return crops.transpose(2, 3) if turned else crops
 
 
 def _pool_masked(features, rois, output_size, spatial_scale):
@@ -150,8 +158,8 @@ def _pool_masked(features, rois, output_size, spatial_scale):
     for number, x1, y1, x2, y2 in rois.tolist():
         masks = []
         for low, high, size in ((y1, y2, features.shape[2]), (x1, x2, features.shape[3])):
-            start = round(low * spatial_scale)
-            length = max(round(high * spatial_scale) - start + 1, 1)
+            start = half_up(low * spatial_scale)
+            length = max(half_up(high * spatial_scale) - start + 1, 1)
             i, cell = torch.arange(output_size)[:, None], torch.arange(size)
             first = start + torch.div(i * length, output_size, rounding_mode="floor")
             stop = start - torch.div(-(i + 1) * length, output_size, rounding_mode="floor")
@@ -160,6 +168,15 @@ def _pool_masked(features, rois, output_size, spatial_scale):
         best = features[int(number)][:, None, None].masked_fill(~inside, -torch.inf).amax(dim=(3, 4))
         crops.append(torch.where(torch.isinf(best), 0.0, best))
     return torch.stack(crops) if crops else features.new_zeros(0, features.shape[1], output_size, output_size)
+
+
+EVEN = "halves are rounded to even, as Python's and torch's round do: round them up, floor(v + 0.5)"
+TO_ZERO = "int(v + 0.5) rounds numbers below 0 wrongly, it cuts towards 0: floor(v + 0.5)"
+BOUND_OF_BINS = "the borders of the bins are rounded: a bin begins at the floor and ends at the ceil"
+
+
+def _to_zero(value):
+    return int(value + 0.5)
 
 
 ROI_POOL = Exercise(
@@ -173,8 +190,9 @@ def roi_pool(features, rois, output_size, spatial_scale):
 
     features: (B, C, H, W) float32. rois: (R, 5) float32, the number of the picture, then xyxy in pixels.
     output_size: P, bins along each side. spatial_scale: cells a pixel, such as 1 / 16.
-    The first rounding: the corners times spatial_scale are rounded to whole cells; the RoI covers the cells
-    from x1 to x2, both included, so that it is max(x2 - x1 + 1, 1) long (y the same).
+    The first rounding: the corners times spatial_scale are rounded to the nearest whole cells, halves up
+    (2.5 to 3, where Python's round gives 2); the RoI covers the cells from x1 to x2, both included, so that
+    it is max(x2 - x1 + 1, 1) long (y the same).
     The second: bin i takes the cells from floor(i * length / P) up to, not including,
     ceil((i + 1) * length / P), counted from x1. Cells outside the map are left out; a bin without
     any is 0.
@@ -186,7 +204,15 @@ def roi_pool(features, rois, output_size, spatial_scale):
     others=(_pool_like, _pool_masked, lambda *arguments: torchvision.ops.roi_pool(*arguments)),
     mistakes=(
         planted("x and y are swapped", _pool_like, swapped=True),
+        planted(TURNED, _pool_like, turned=True),
         planted("the batch index is ignored: every RoI reads picture 0", _pool_like, picture=False),
+        planted(EVEN, _pool_like, rounding=round),
+        planted(TO_ZERO, _pool_like, rounding=_to_zero),
+        planted(
+            "the largest value starts at 0 for you: a bin of negative values has a negative maximum",
+            _pool_like,
+            reduce="max from 0",
+        ),
         planted("rounded before scaling: multiply by spatial_scale, then round", _pool_like, before=True),
         planted(
             "the corners are cut to whole cells (floor): round to the nearest",
@@ -211,11 +237,8 @@ def roi_pool(features, rois, output_size, spatial_scale):
             _pool_like,
             ends=(math.ceil, math.ceil),
         ),
-        planted(
-            "the borders of the bins are rounded: a bin begins at the floor and ends at the ceil",
-            _pool_like,
-            ends=(round, round),
-        ),
+        planted(BOUND_OF_BINS, _pool_like, ends=(round, round)),
+        planted(BOUND_OF_BINS, _pool_like, ends=(half_up, half_up)),
         planted("gives the mean of a bin: RoIPool takes the largest value", _pool_like, reduce="mean"),
         planted("spatial_scale is ignored", _pool_like, scaled=False),
         planted("a bin without cells must be 0", _pool_like, empty=-torch.inf),
@@ -230,23 +253,21 @@ def _warp_inputs(g):
     for scale, bins, points in ((1 / 4, 3, 2), (1 / 16, 2, 3)):
         features, rois = map_and_rois(g, scale)
         yield features, rois, bins, scale, points
+    yield features, tie_rois(1 / 8), 3, 1 / 8, 2
     yield features, edge_rois(1 / 8), 4, 1 / 8, 1
+    yield features, rim_rois(1 / 8, -1.0, 3.0), 2, 1 / 8, 2  # exactly one cell outside
     yield features, rois[:0], 2, 1 / 16, 2
 
 
 def _warp_like(
     features, rois, output_size, spatial_scale, sampling_ratio, *,
-    rounding="after", half=0.5, last=1, points=None, **how,
+    rounding=half_up, before=False, half=0.5, last=1, points=None, **how,
 ):  # fmt: skip
     def span(low, high):
-        if rounding == "after":
-            low, high = round(low * spatial_scale), round(high * spatial_scale)
-        elif rounding == "before":
-            low, high = round(low) * spatial_scale, round(high) * spatial_scale
-        elif rounding == "floor":
-            low, high = math.floor(low * spatial_scale), math.floor(high * spatial_scale)
+        if before:
+            low, high = half_up(low) * spatial_scale, half_up(high) * spatial_scale
         else:
-            low, high = low * spatial_scale, high * spatial_scale
+            low, high = rounding(low * spatial_scale), rounding(high * spatial_scale)
         return low - half, max(high - low + last, 1)
 
     return sampled(features, rois, output_size, points or sampling_ratio, span, **how)
@@ -256,7 +277,7 @@ def _warp_loop(features, rois, output_size, spatial_scale, sampling_ratio):
     crops = torch.zeros(len(rois), features.shape[1], output_size, output_size)
     total = output_size * sampling_ratio
     for r, (number, *corners) in enumerate(rois.tolist()):
-        x1, y1, x2, y2 = (round(c * spatial_scale) for c in corners)
+        x1, y1, x2, y2 = (half_up(c * spatial_scale) for c in corners)
         w, h = max(x2 - x1 + 1, 1), max(y2 - y1 + 1, 1)
         for i in range(total):
             for j in range(total):
@@ -278,11 +299,12 @@ def roi_warp(features, rois, output_size, spatial_scale, sampling_ratio):
     features: (B, C, H, W) float32. rois: (R, 5) float32, the number of the picture, then xyxy in pixels.
     output_size: P, bins along each side. spatial_scale: cells a pixel. sampling_ratio: S, points along each
     side of a bin.
-    The corners times spatial_scale are rounded to whole cells; the RoI covers the cells x1 to x2, both
-    included: it begins half a cell before x1 and is max(x2 - x1 + 1, 1) long (y the same). This length
-    is cut into P equal bins, not rounded, and each bin into S equal pieces, read at their middles
-    (x = j is the middle of column j). A bin is the mean of its S * S values; each value is read as
-    bilinear_sample reads it.
+    The corners times spatial_scale are rounded to the nearest whole cells, halves up (2.5 to 3); the RoI
+    covers the cells x1 to x2, both included: it begins half a cell before x1 and is max(x2 - x1 + 1, 1) long
+    (y the same). This length is cut into P equal bins, not rounded, and each bin into S equal pieces, read
+    at their middles (x = j is the middle of column j). A bin is the mean of its S * S values, each read as
+    bilinear_sample reads it: from -1 to H and from -1 to W (these numbers included) the point is moved to
+    the border, farther out the value is 0 and still counts in the mean.
     Returns (R, C, P, P) float32; R may be 0.
     """
 '''.strip(),
@@ -291,14 +313,18 @@ def roi_warp(features, rois, output_size, spatial_scale, sampling_ratio):
     others=(_warp_like, _warp_loop),
     mistakes=(
         planted("x and y are swapped", _warp_like, swapped=True),
+        planted(BOTH_TURNED, _warp_like, swapped=True, turned=True),
+        planted(TURNED, _warp_like, turned=True),
         planted("the batch index is ignored: every RoI reads picture 0", _warp_like, picture=False),
-        planted("the RoI is not rounded: that is RoIAlign", _warp_like, rounding="none"),
+        planted("the RoI is not rounded: that is RoIAlign", _warp_like, rounding=float),
+        planted("rounded before scaling: multiply by spatial_scale, then round", _warp_like, before=True),
         planted(
-            "rounded before scaling: multiply by spatial_scale, then round", _warp_like, rounding="before"
+            "the corners are cut to whole cells (floor): round to the nearest",
+            _warp_like,
+            rounding=math.floor,
         ),
-        planted(
-            "the corners are cut to whole cells (floor): round to the nearest", _warp_like, rounding="floor"
-        ),
+        planted(EVEN, _warp_like, rounding=round),
+        planted(TO_ZERO, _warp_like, rounding=_to_zero),
         planted(
             "the half cell is missing: a RoI begins half a cell before the middle of its first cell",
             _warp_like,
@@ -307,6 +333,8 @@ def roi_warp(features, rois, output_size, spatial_scale, sampling_ratio):
         planted("the last cell is missing: a RoI covers x1 to x2 inclusive", _warp_like, last=0),
         planted("sampling_ratio is ignored: one point in the middle of each bin", _warp_like, points=1),
         planted("a bin is the mean of its points, not the largest", _warp_like, reduce="max"),
+        planted("a bin is the mean of its points, not their sum", _warp_like, reduce="sum"),
+        *border_mistakes(_warp_like),
     ),
     groups=roi_groups,
 )

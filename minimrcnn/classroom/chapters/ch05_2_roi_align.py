@@ -11,10 +11,14 @@ import torchvision
 from minimrcnn import roi_ops
 from minimrcnn.classroom import inputs
 from minimrcnn.classroom.chapters.reading_maps import (
+    BOTH_TURNED,
+    TURNED,
     axis_weights,
     bilinear_loop,
+    border_mistakes,
     edge_rois,
     map_and_rois,
+    rim_rois,
     roi_groups,
     sampled,
 )
@@ -29,12 +33,13 @@ def _align_inputs(g):
         yield features, rois, bins, scale, points, aligned
     yield features, edge_rois(1 / 8), 4, 1 / 8, 1, False
     yield features, edge_rois(1 / 8), 2, 1 / 8, 2, True
+    yield features, rim_rois(1 / 8, -1.5, 4.0), 2, 1 / 8, 2, False  # exactly one cell outside
     yield features, rois[:0], 2, 1 / 16, 2, False
 
 
 def _align_like(
     features, rois, output_size, spatial_scale, sampling_ratio, aligned, *,
-    half="aligned", rounding="none", least="unaligned", points=None, scaled=True, **how,
+    half="aligned", early=False, rounding="none", least="unaligned", points=None, scaled=True, **how,
 ):  # fmt: skip
     scale = spatial_scale if scaled else 1.0
     shift = 0.5 if {"aligned": aligned, "never": False, "always": True}[half] else 0.0
@@ -43,7 +48,10 @@ def _align_like(
     def span(low, high):
         if rounding == "before":
             low, high = round(low), round(high)
-        low, high = low * scale - shift, high * scale - shift
+        if early:
+            low, high = (low - shift) * scale, (high - shift) * scale
+        else:
+            low, high = low * scale - shift, high * scale - shift
         if rounding == "after":
             low, high = round(low), round(high)
         return low, max(high - low, 1) if keeps_one else high - low
@@ -89,7 +97,8 @@ def roi_align(features, rois, output_size, spatial_scale, sampling_ratio, aligne
     aligned: True: the corners times spatial_scale are shifted by -0.5, because a cell has its value at its
     middle. False: they are not, and a RoI is at least 1 cell long along each axis.
     Each of the P * P bins is cut into S * S equal pieces and read at their middles, as bilinear_sample
-    reads; the bin is the mean of these values.
+    reads: from -1 to H and from -1 to W (these numbers included) the point is moved to the border, farther
+    out the value is 0. The bin is the mean of these S * S values, zeros included.
     Returns (R, C, P, P) float32, with a gradient in features; R may be 0.
     """
 '''.strip(),
@@ -98,6 +107,8 @@ def roi_align(features, rois, output_size, spatial_scale, sampling_ratio, aligne
     others=(_align_loop, lambda *arguments: torchvision.ops.roi_align(*arguments)),
     mistakes=(
         planted("x and y are swapped", _align_like, swapped=True),
+        planted(BOTH_TURNED, _align_like, swapped=True, turned=True),
+        planted(TURNED, _align_like, turned=True),
         planted("the batch index is ignored: every RoI reads picture 0", _align_like, picture=False),
         planted(
             "the half pixel is missing: with aligned=True the corners are shifted by -0.5",
@@ -105,6 +116,11 @@ def roi_align(features, rois, output_size, spatial_scale, sampling_ratio, aligne
             half="never",
         ),
         planted("the half pixel is subtracted although aligned is False", _align_like, half="always"),
+        planted(
+            "0.5 is subtracted before scaling: multiply by spatial_scale, then subtract 0.5",
+            _align_like,
+            early=True,
+        ),
         planted("the RoI is rounded to whole cells: RoIAlign rounds nothing", _align_like, rounding="after"),
         planted("rounded before scaling: RoIAlign rounds nothing", _align_like, rounding="before"),
         planted("sampling_ratio is ignored: one point in the middle of each bin", _align_like, points=1),
@@ -116,8 +132,9 @@ def roi_align(features, rois, output_size, spatial_scale, sampling_ratio, aligne
         planted("with aligned=False a RoI is at least one cell long", _align_like, least="never"),
         planted("with aligned=True a RoI may be shorter than a cell", _align_like, least="always"),
         planted("a bin is the mean of its points, not the largest", _align_like, reduce="max"),
+        planted("a bin is the mean of its points, not their sum", _align_like, reduce="sum"),
         planted("spatial_scale is ignored", _align_like, scaled=False),
-        planted("a point more than one cell outside the map counts as 0", _align_like, outside="border"),
+        *border_mistakes(_align_like),
     ),
     groups=roi_groups,
     gradient=(0,),
@@ -147,13 +164,14 @@ def _level_inputs(g):
 def _levels_like(
     boxes, levels, canonical_scale, epsilon, plus_one=0, *,
     root=True, base=0, rounding="floor", clamped=True, scale=None, plus=True, side="area", at=4, where=None,
+    log=torch.log2,
 ):  # fmt: skip
     w, h = (boxes[:, 2:] - boxes[:, :2] + (plus_one if plus else 0)).double().unbind(1)
     length = {"area": w * h, "longer": torch.maximum(w, h) ** 2}[side]
     length = length.sqrt() if root else length
     length = (length / (scale or canonical_scale)).clamp(min=1e-9)
     where = where or epsilon[0]
-    k = at + torch.log2(length + epsilon[1] * (where == "inside")) + epsilon[1] * (where == "outside")
+    k = at + log(length + epsilon[1] * (where == "inside")) + epsilon[1] * (where == "outside")
     k = {"floor": k.floor(), "round": k.round(), "ceil": k.ceil()}[rounding]
     if clamped:
         k = k.clamp(2, 1 + levels)
@@ -195,6 +213,7 @@ def assign_levels(boxes, levels, canonical_scale, epsilon, plus_one=0):
     others=(_levels_like, _levels_loop),
     mistakes=(
         planted("the square root of the area is missing", _levels_like, root=False),
+        planted("the natural logarithm, log, in the place of log2", _levels_like, log=torch.log),
         planted("gives k, 2 for P2: give the row, 0 for P2", _levels_like, base=2),
         planted("rounds: equation 1 takes the floor", _levels_like, rounding="round"),
         planted("takes the ceiling: equation 1 takes the floor", _levels_like, rounding="ceil"),
@@ -214,6 +233,9 @@ def assign_levels(boxes, levels, canonical_scale, epsilon, plus_one=0):
 
 
 def _backward_inputs(g):
+    # One point a bin, inside, and neighbours that share cells: whoever overwrites does it in the same order.
+    first = torch.tensor([[1.0, 9, 5, 17, 12], [0, 24, 6, 30, 14], [1, 12, 7, 21, 15], [1, 8, 13, 12, 16]])
+    yield inputs.signed(g, 4, 3, 3, 3), first, (2, 3, 7, 10), 1 / 4, 1, False
     for scale, bins, points, aligned in ((1 / 4, 2, 2, False), (1 / 16, 3, 1, True)):
         rois = inputs.rois(g, 5, 2, 7 / scale, 10 / scale, smallest=1.5 / scale)
         yield inputs.signed(g, 5, 3, bins, bins), rois, (2, 3, 7, 10), scale, points, aligned
@@ -231,7 +253,7 @@ def _backward_reference(grad, rois, shape, spatial_scale, sampling_ratio, aligne
 
 def _backward_loop(
     grad, rois, shape, spatial_scale, sampling_ratio, aligned, *,
-    add=True, averaged=True, four=True, swapped=False, picture=True,
+    add="all", averaged=2, four=True, swapped=False, picture=True,
 ):  # fmt: skip
     out, g, bins = np.zeros(shape), grad.double().numpy(), grad.shape[2]
     how = {} if four else {"reading": "nearest"}
@@ -243,11 +265,13 @@ def _backward_loop(
         ys, xs = (xs, ys) if swapped else (ys, xs)
         rows, columns = axis_weights(ys, shape[2], **how), axis_weights(xs, shape[3], **how)
         target = out[int(number) if picture else 0]
+        if add == "in a RoI":
+            target[:] = 0
         for i, row in enumerate(rows):
             for j, column in enumerate(columns):
-                weight = row[:, None] * column / (sampling_ratio**2 if averaged else 1)  # (H, W), 4 cells
+                weight = row[:, None] * column / sampling_ratio**averaged  # (H, W), of 4 cells
                 piece = g[r, :, i // sampling_ratio, j // sampling_ratio, None, None] * weight
-                target[:] = target + piece if add else np.where(weight > 0, piece, target)
+                target[:] = np.where(weight > 0, piece, target) if add == "nowhere" else target + piece
     return torch.from_numpy(out)
 
 
@@ -286,12 +310,22 @@ def roi_align_backward(grad, rois, shape, spatial_scale, sampling_ratio, aligned
         planted(
             "a cell that is read several times keeps only the last gradient: add them up",
             _backward_loop,
-            add=False,
+            add="nowhere",
+        ),
+        planted(
+            "a picture keeps only the gradient of its last RoI: add those of all its RoIs up",
+            _backward_loop,
+            add="in a RoI",
         ),
         planted(
             "each point gives the whole gradient of its bin: divide by the number of points",
             _backward_loop,
-            averaged=False,
+            averaged=0,
+        ),
+        planted(
+            "a bin has S * S points, so each gets its gradient divided by S * S: yours by S",
+            _backward_loop,
+            averaged=1,
         ),
         planted(
             "a point gives all to the nearest cell: to the four that it read, with their weights",
