@@ -29,7 +29,7 @@ def test_build_then_start(course, tmp_path, capsys):
     assert cli.main(["exercises", "build", "--check"]) == 0
     assert cli.main(["exercises", "start", str(tmp_path / "work")]) == 0
     assert "04_rpn.ipynb: new" in capsys.readouterr().out
-    assert (tmp_path / "work" / "04_rpn.ipynb").read_bytes() == (course / "04_rpn.ipynb").read_bytes()
+    assert (tmp_path / "work" / "04_rpn.ipynb").read_bytes() == starting.copy_of(course / "04_rpn.ipynb")
     assert cli.main(["exercises", "start", str(course)]) == 2
 
 

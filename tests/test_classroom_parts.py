@@ -142,6 +142,20 @@ def test_only_answers_and_imports_are_run(tmp_path):
     assert "given" not in found["nms"][0].function.__globals__
 
 
+def test_where_it_looked_is_said_once_and_how_to_look_elsewhere(tmp_path, monkeypatch, capsys):
+    another = 'If yours are in another folder, name it: my_parts("my_exercises")'
+    monkeypatch.chdir(tmp_path)
+    assert my_parts() == Parts()
+    assert capsys.readouterr().out.splitlines() == [
+        f"0 of 11 parts are yours: no notebook in {tmp_path.resolve()} answers one.",
+        another,
+    ]
+    my_parts(write(tmp_path / "work", [TOP, answer("nms", ANSWERS["nms"])]))
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[-2:] == [f"These are the notebooks in {(tmp_path / 'work').resolve()}", another]
+    assert sum("not found in these notebooks" in line for line in printed) == 10
+
+
 def test_a_folder_that_is_not_there(tmp_path):
     with pytest.raises(UserError, match="there is no folder"):
         my_parts(tmp_path / "nowhere")

@@ -9,12 +9,27 @@ import sys
 import tempfile
 from pathlib import Path
 
+import nbformat
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minimrcnn.classroom.starting import NOTES, start
+from minimrcnn.classroom.starting import EXERCISES, NOTES, start
 from minimrcnn.errors import UserError
+
+
+def publish(path: Path, text: str) -> None:
+    """Write a notebook of the course: a text, and a check with the output that it stores."""
+    output = {"name": "stdout", "output_type": "stream", "text": ["iou: ok\n"]}
+    check = {"cell_type": "code", "execution_count": 3, "outputs": [output], "source": ['check("iou", iou)']}
+    cells = [{"cell_type": "markdown", "source": text.splitlines(keepends=True)}, check]
+    path.write_text(json.dumps({"cells": cells}), encoding="utf-8")
+
+
+def read(path: Path) -> str:
+    """The text that was published, or whatever else is in the file."""
+    content = path.read_text(encoding="utf-8")
+    return "".join(json.loads(content)["cells"][0]["source"]) if content.startswith("{") else content
 
 
 @pytest.fixture
@@ -23,12 +38,12 @@ def course(tmp_path: Path) -> Path:
     folder = tmp_path / "course"
     folder.mkdir()
     for name in ("03_a", "04_b"):
-        (folder / f"{name}.ipynb").write_text(f"{name}, first edition")
+        publish(folder / f"{name}.ipynb", f"{name}, first edition")
     return folder
 
 
 def texts(folder: Path) -> dict[str, str]:
-    return {path.name: path.read_text() for path in folder.glob("*.ipynb")}
+    return {path.name: read(path) for path in folder.glob("*.ipynb")}
 
 
 def test_the_first_time_everything_is_copied(course, tmp_path):
@@ -39,14 +54,41 @@ def test_the_first_time_everything_is_copied(course, tmp_path):
     assert {path.name for path in work.iterdir()} == {"03_a.ipynb", "04_b.ipynb", NOTES}
 
 
+def test_in_a_copy_nothing_has_been_run(tmp_path):
+    start(tmp_path / "work")
+    start(tmp_path / "work2")
+    outputs = 0
+    for source in sorted(EXERCISES.glob("*.ipynb")):
+        notebook = json.loads(source.read_text(encoding="utf-8"))
+        copied = json.loads((tmp_path / "work" / source.name).read_text(encoding="utf-8"))
+        for mine, shipped in zip(copied["cells"], notebook["cells"], strict=True):
+            outputs += len(shipped.get("outputs", []))
+            if mine["cell_type"] == "code":
+                assert mine == shipped | {"outputs": [], "execution_count": None}
+            else:
+                assert mine | {"source": []} == shipped | {"source": []}
+        assert copied | {"cells": []} == notebook | {"cells": []}
+        assert (tmp_path / "work2" / source.name).read_bytes() == (
+            tmp_path / "work" / source.name
+        ).read_bytes()
+    assert outputs > 50  # the files that are shipped keep them
+
+
+def test_a_copy_is_written_as_nbformat_writes_it(tmp_path):
+    start(tmp_path / "work")
+    for path in (tmp_path / "work").glob("*.ipynb"):
+        text = path.read_text(encoding="utf-8")
+        assert nbformat.writes(nbformat.reads(text, as_version=4)) + "\n" == text
+
+
 def test_a_newer_course_replaces_only_what_was_not_changed(course, tmp_path):
     work = tmp_path / "work"
     start(work, course)
     (work / "03_a.ipynb").write_text("my answer")
     assert start(work, course)[0] == "03_a.ipynb: yours, left alone"
     for path in course.iterdir():
-        path.write_text(f"{path.stem}, second edition")
-    (course / "05_c.ipynb").write_text("05_c")
+        publish(path, f"{path.stem}, second edition")
+    publish(course / "05_c.ipynb", "05_c")
     assert start(work, course) == [
         "03_a.ipynb: yours, left alone; the course's newer version is 03_a.newer.ipynb",
         "04_b.ipynb: brought up to date",
@@ -67,13 +109,13 @@ def test_the_newer_version_may_be_worked_in_too(course, tmp_path):
     work = tmp_path / "work"
     start(work, course)
     (work / "03_a.ipynb").write_text("my answer")
-    (course / "03_a.ipynb").write_text("second edition")
+    publish(course / "03_a.ipynb", "second edition")
     start(work, course)
-    (course / "03_a.ipynb").write_text("third edition")
+    publish(course / "03_a.ipynb", "third edition")
     start(work, course)  # nobody changed the second: the third takes its place
     assert texts(work)["03_a.newer.ipynb"] == "third edition"
     (work / "03_a.newer.ipynb").write_text("my other answer")
-    (course / "03_a.ipynb").write_text("fourth edition")
+    publish(course / "03_a.ipynb", "fourth edition")
     assert start(work, course)[0].endswith("newer version is 03_a.newer2.ipynb")
     assert texts(work) == {
         "03_a.ipynb": "my answer",
@@ -98,9 +140,9 @@ def test_a_link_to_a_chapter_becomes_its_name(course, tmp_path):
     text = (
         "See [the _RPN_](../notebooks/04_rpn.ipynb#Loss), [04](04_b.ipynb), [web](https://x.org/notebooks/a)."
     )
-    (course / "03_a.ipynb").write_text(text)
+    publish(course / "03_a.ipynb", text)
     start(tmp_path / "work", course)
-    assert (tmp_path / "work" / "03_a.ipynb").read_text() == (
+    assert read(tmp_path / "work" / "03_a.ipynb") == (
         "See the _RPN_ (`notebooks/04_rpn.ipynb` in the course's folder), [04](04_b.ipynb), "
         "[web](https://x.org/notebooks/a)."
     )
@@ -122,21 +164,23 @@ def test_nothing_that_a_student_wrote_is_ever_lost(events):
         course, work = Path(folder) / "course", Path(folder) / "work"
         course.mkdir()
         for name in ("03_a.ipynb", "04_b.ipynb"):
-            (course / name).write_text("first edition")
+            publish(course / name, "first edition")
         start(work, course)
         written: dict[str, str] = {}
+        worked_in: set[str] = set()  # editions that the student has had and changed
         for number, (event, name) in enumerate(events):
             if event == "start":
                 start(work, course)
-                newest = {path.read_text() for path in course.iterdir()}
-                assert newest <= set(texts(work).values())
+                newest = {read(path) for path in course.iterdir()}
+                assert newest <= set(texts(work).values()) | worked_in
             elif event == "the student writes":
+                worked_in.add(texts(work).get(name, ""))
                 written[name] = f"the student's, {number}"
                 (work / name).write_text(written[name])
             elif event == "the notes are lost":
                 (work / NOTES).unlink(missing_ok=True)
             else:
-                (course / name).write_text(f"{name}, edition {number}")
+                publish(course / name, f"{name}, edition {number}")
             assert written.items() <= texts(work).items()
 
 
@@ -144,11 +188,11 @@ def test_a_student_who_goes_back_to_the_course_s_version_gets_updates_again(cour
     work = tmp_path / "work"
     start(work, course)
     (work / "03_a.ipynb").write_text("mine")
-    (course / "03_a.ipynb").write_text("second edition")
+    publish(course / "03_a.ipynb", "second edition")
     start(work, course)
     (work / "03_a.newer.ipynb").replace(work / "03_a.ipynb")
     assert start(work, course)[0] == "03_a.ipynb: as it should be"
-    (course / "03_a.ipynb").write_text("third edition")
+    publish(course / "03_a.ipynb", "third edition")
     assert start(work, course)[0] == "03_a.ipynb: brought up to date"
 
 
@@ -165,7 +209,7 @@ def test_without_its_notes_every_file_is_the_student_s(course, tmp_path, notes):
     (work / NOTES).unlink()
     if notes is not None:
         (work / NOTES).write_text(notes)
-    (course / "03_a.ipynb").write_text("second edition")
+    publish(course / "03_a.ipynb", "second edition")
     start(work, course)
     assert texts(work)["03_a.ipynb"] == "03_a, first edition"
     assert texts(work)["03_a.newer.ipynb"] == "second edition"
@@ -190,7 +234,7 @@ def test_a_link_is_not_written_through(course, tmp_path):
     elsewhere.write_text("03_a, first edition")
     (work / "03_a.ipynb").unlink()
     (work / "03_a.ipynb").symlink_to(elsewhere)
-    (course / "03_a.ipynb").write_text("second edition")
+    publish(course / "03_a.ipynb", "second edition")
     start(work, course)
     assert (work / "03_a.ipynb").is_symlink() and elsewhere.read_text() == "03_a, first edition"
 
@@ -201,8 +245,19 @@ def test_bad_folders(course, tmp_path):
     with pytest.raises(UserError, match="the course's own folder"):
         start(course / ".." / "course", course)
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot write to"):
+    with pytest.raises(UserError, match=r"file is a file: name a folder"):
         start(tmp_path / "file", course)
+    with pytest.raises(UserError, match="cannot write to"):
+        start(tmp_path / "file" / "work", course)
+
+
+@pytest.mark.parametrize("text", ["", "[1]", '{"cells": ["a"]}', '{"cells": [{"cell_type": "code"', "\x00"])
+def test_a_damaged_notebook_of_the_course_is_named(course, tmp_path, text):
+    start(tmp_path / "work", course)
+    (course / "04_b.ipynb").write_text(text)
+    with pytest.raises(UserError, match=r"04_b.ipynb is damaged: .*exercises build"):
+        start(tmp_path / "work", course)
+    assert texts(tmp_path / "work")["04_b.ipynb"] == "04_b, first edition"
 
 
 def test_starting_loads_nothing_heavy():

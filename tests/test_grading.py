@@ -107,27 +107,30 @@ def test_what_the_solution_uses_is_no_remark(tmp_path: Path) -> None:
 
 
 BROKEN = {
-    "cut off": json.dumps(exercise_notebook())[:200],
-    "no cells": '{"metadata": {}}',
-    "a list": "[1, 2]",
-    "cells of text": '{"cells": ["a"]}',
-    "metadata of text": '{"cells": [{"cell_type": "code", "id": "a", "metadata": "x"}]}',
-    "deep": "[" * 100_000,
-    "empty": "",
-    "format 3": '{"worksheets": [{"cells": []}], "nbformat": 3}',
+    "cut off": (json.dumps(exercise_notebook())[:200], "broken JSON"),
+    "no cells": ('{"metadata": {}}', "no notebook of format 4"),
+    "a list": ("[1, 2]", "no notebook of format 4"),
+    "cells of text": ('{"cells": ["a"]}', "no notebook of format 4"),
+    "metadata of text": (
+        '{"cells": [{"cell_type": "code", "id": "a", "metadata": "x"}]}',
+        "no notebook of format 4",
+    ),
+    "deep": ("[" * 100_000, "no notebook of format 4"),
+    "empty": ("", "broken JSON"),
+    "format 3": ('{"worksheets": [{"cells": []}], "nbformat": 3}', "no notebook of format 4"),
 }
 
 
-@pytest.mark.parametrize("text", BROKEN.values(), ids=BROKEN.keys())
-def test_broken_files_are_reported(text: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("text", "told"), BROKEN.values(), ids=BROKEN.keys())
+def test_broken_files_are_reported(text: str, told: str, tmp_path: Path) -> None:
     hand_in(tmp_path, text)
-    with pytest.raises(UserError, match="no notebook"):
+    with pytest.raises(UserError, match=f"^cannot be read: {told} "):
         read_answers(tmp_path / "01_doubling.ipynb")
 
 
 def test_bytes_that_are_no_text(tmp_path: Path) -> None:
     (tmp_path / "01.ipynb").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match="no notebook"):
+    with pytest.raises(UserError, match="cannot be read: its bytes are not UTF-8"):
         read_answers(tmp_path / "01.ipynb")
 
 
@@ -199,13 +202,53 @@ def _grades(student: str, double: str, negate: str, *remarks: str) -> Grades:
     return Grades(student, "01_doubling", {"double": double, "negate": negate}, list(remarks))
 
 
+def _absent(student: str) -> Grades:
+    messages = dict.fromkeys(("double", "negate"), "not handed in")
+    return Grades(student, "01_doubling", messages, [], "not handed in")
+
+
 def test_the_table(assignment: Assignment) -> None:
-    text = table([assignment], [_grades("ana", "ok", "wrong"), _grades("=1+1", "ok", "ok")])
+    grades = [_grades("ana", "ok", "wrong"), _grades("=1+1", "ok", "ok"), _absent("cyd")]
+    text = table([assignment], grades)
     assert list(csv.reader(text.splitlines())) == [
         ["student", "01 double", "01 negate", "sum"],
         ["ana", "1", "0", "1"],
         ["'=1+1", "1", "1", "2"],
+        ["cyd", "", "", "0"],
     ]
+
+
+def test_the_page_tells_what_is_wrong_from_what_was_not_handed_in(assignment: Assignment) -> None:
+    shown = page([assignment], [_grades("ana", "ok", "wrong"), _absent("cyd")], LIMITS, of=2)
+    assert [shown.count(f"<td class='{kind}'") for kind in ("ok", "no", "none")] == [1, 1, 2]
+    assert _Text(shown).text.count("not handed in") == 2  # what the sign means, and one row for cyd
+
+
+def test_the_limit_for_one_answer_is_said(assignment: Assignment, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "for one answer, in its check: 10 seconds" in page([assignment], [], LIMITS, of=0)
+    with pytest.raises(SystemExit):
+        main(["grade", "--help"])
+    assert "one answer is stopped by its check after\n10 seconds" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("grades", "line"),
+    [
+        (_grades("ana", "ok", "wrong"), "ana: 1 of 2"),
+        (_absent("cyd"), "cyd: 0 of 2, 01_doubling.ipynb not handed in"),
+        (
+            Grades("eve", "01_doubling", {"double": "ok", "negate": "no"}, [], "was stopped: it met a limit"),
+            "eve: 1 of 2, 01_doubling.ipynb was stopped: it met a limit",
+        ),
+    ],
+)
+def test_a_students_line(grades: Grades, line: str) -> None:
+    assert grading.summary([grades]) == line
+
+
+def test_a_line_can_always_be_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    grading.tell("J\u00f6rg\x1b[2J\udcff: 1 of 2")
+    assert capsys.readouterr().out == "J\u00f6rg?[2J?: 1 of 2\n"
 
 
 def test_the_page_shows_messages_and_runs_nothing(assignment: Assignment) -> None:
@@ -349,6 +392,41 @@ def test_no_students_and_no_exercises(tmp_path: Path) -> None:
         grade(tmp_path / "nowhere", tmp_path / "out", exercises=tmp_path / "exercises", limits=LIMITS)
     with pytest.raises(UserError, match=r"no exercise notebook 07\. There are: 01_doubling"):
         grade(tmp_path, tmp_path, exercises=tmp_path / "exercises", only=("07",), limits=LIMITS)
+    hand_in(tmp_path / "students" / "ana", solved(**RIGHT), "homework.ipynb")
+    with pytest.raises(UserError, match=r"nothing was handed in.*ana/01_doubling.ipynb"):
+        grade(tmp_path / "students", tmp_path / "out", exercises=tmp_path / "exercises", limits=LIMITS)
+
+
+def test_chapters_that_nobody_handed_in_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def right(notebook: object, one: Assignment, *more: object) -> tuple[dict[str, str], list[str], str]:
+        return dict.fromkeys(one.checks.values(), "ok"), [], ""
+
+    monkeypatch.setattr(grading, "_run", right)
+    students, out = tmp_path / "submitted", tmp_path / "out"
+    for number in ("01", "02", "03"):
+        hand_in(tmp_path / "exercises", exercise_notebook(), f"{number}_doubling.ipynb")
+    hand_in(students / "ana", solved(**RIGHT), "01_doubling.ipynb")
+    hand_in(students / "ben", "{", "03_doubling.ipynb")
+    arguments = ["grade", str(students), "--exercises", str(tmp_path / "exercises"), "--out", str(out)]
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[:3] == [
+        "grading 01_doubling, 03_doubling; students: 2",
+        "ana: 2 of 4, 03_doubling.ipynb not handed in",
+        "ben: 0 of 4, 01_doubling.ipynb not handed in, 03_doubling.ipynb cannot be read: broken JSON "
+        "(line 1: Expecting property name enclosed in double quotes)",
+    ]
+    assert printed[3].startswith("2 students, 4 answers handed in, 2 right. ")
+    rows = list(csv.reader((out / "grades.csv").read_text(encoding="utf-8-sig").splitlines()))
+    assert rows == [
+        ["student", "01 double", "01 negate", "03 double", "03 negate", "sum"],
+        ["ana", "1", "1", "", "", "2"],
+        ["ben", "", "", "0", "0", "0"],
+    ]
+    assert main([*arguments, "--only", "02"]) == 0  # what is named is graded
+    assert "ana: 0 of 2, 02_doubling.ipynb not handed in" in capsys.readouterr().out
 
 
 FORGED = """
@@ -364,7 +442,13 @@ CLASS = {
     "right": (RIGHT["double"], "ok", "ok"),
     "stub": ("", "not written yet", "ok"),
     "wrong": ("def double(x):\n    return 3 * x", "wrong", "ok"),
-    "syntax": ("def double(x) return", "NameError: name 'double' is not defined", "ok"),
+    "syntax": (
+        "def double(x) return",
+        "the cell raises SyntaxError: expected ':' (line 1); "
+        "so the check: NameError: name 'double' is not defined",
+        "ok",
+    ),
+    "untidy": (f"{RIGHT['double']}\nprint(undefined)", "ok", "ok"),
     "forged": (FORGED, "wrong", "ok"),
     "memory": ("def double(x):\n    return bytearray(4 << 30)", "raises MemoryError: ", "ok"),
     "exit": (
@@ -382,19 +466,25 @@ def test_a_class(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for student, (double, _, _) in CLASS.items():
         answers = {"negate": RIGHT["negate"]} | ({"double": double} if double else {})
         hand_in(students / student / "some" / "folder", solved(**answers))
-    hand_in(students / "torn", BROKEN["cut off"])
+    hand_in(students / "torn", BROKEN["cut off"][0])
     (students / "absent").mkdir()
     arguments = ["--exercises", str(tmp_path / "exercises"), "--out", str(tmp_path / "out")]
     assert main(["grade", str(students), *arguments, "--memory", "1024", "--jobs", "2"]) == 0
-    assert "9 students, 18 answers" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "10 students, 18 answers handed in, 9 right" in printed
+    assert "\nabsent: 0 of 2, 01_doubling.ipynb not handed in\n" in printed
+    assert (
+        "\nexit: 0 of 2, 01_doubling.ipynb was stopped: its kernel ended in cell double-answer\n" in printed
+    )
+    assert "\nwrong: 1 of 2\n" in printed
     rows = csv.DictReader((tmp_path / "out" / "grades.csv").read_text(encoding="utf-8-sig").splitlines())
     earned = {row["student"]: (row["01 double"], row["01 negate"]) for row in rows}
     expected = {name: tuple(str(int(m == "ok")) for m in messages) for name, (_, *messages) in CLASS.items()}
-    assert earned == expected | {"torn": ("0", "0"), "absent": ("0", "0")}
+    assert earned == expected | {"torn": ("0", "0"), "absent": ("", "")}
     text = _Text((tmp_path / "out" / "grades.html").read_text(encoding="utf-8")).text
     for _, *messages in CLASS.values():
         assert all(message in text for message in messages if message != "ok")
-    assert "raises SyntaxError" in text
+    assert "to look atthe cell double-answer raises NameError: name 'undefined' is not defined" in text
     assert "not handed in" in text
 
 
@@ -419,6 +509,7 @@ def test_a_hang_costs_what_comes_after_it(
         "double": "ok",
         "negate": "not reached: the notebook met an interruption in cell negate-answer",
     }
+    assert grades.trouble == "was stopped: it met an interruption in cell negate-answer"
 
 
 def test_help_needs_no_torch() -> None:

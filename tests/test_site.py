@@ -73,7 +73,13 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     hand_in(root / "notebooks", new_notebook(cells=cells), "00_tour.ipynb")
     second = new_notebook(cells=[new_markdown_cell("# 01 Next\n\n## Second\n\n[back](00_tour.ipynb)")])
     hand_in(root / "notebooks", second, "01_next.ipynb")
-    hand_in(root / "solutions", new_notebook(cells=[new_markdown_cell("# $IoU$")]), "01_next.ipynb")
+    about = "# Exercises 01: `iou`\n\nThe exercises want $IoU$."
+    answer = "def iou(a, b):\n    ### BEGIN SOLUTION\n    return a / b\n    ### END SOLUTION"
+    check = new_code_cell('check("iou", iou)', execution_count=2)
+    check.outputs = [new_output("stream", name="stdout", text="iou: ok\n")]
+    for folder, source in (("solutions", answer), ("exercises", "def iou(a, b): ...")):
+        cells = [new_markdown_cell(about), new_code_cell(source), check]
+        hand_in(root / folder, new_notebook(cells=cells), "01_next.ipynb")
     for name, text in (("minimrcnn/boxes.py", "def iou(a, b): ...\n"), ("data/sheet.png", "png")):
         (root / name).parent.mkdir(exist_ok=True)
         (root / name).write_text(text)
@@ -83,7 +89,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_link_leads_to_a_page(root: Path) -> None:
     pages = sorted((root / "site").rglob("*.html"))
-    assert len(pages) == 5
+    assert len(pages) == 6
     for path in pages:
         page = _Page(path)
         for link in page.links + page.loaded:
@@ -134,8 +140,47 @@ def test_the_contents_name_every_notebook(root: Path) -> None:
     assert re.findall(r"<a href='(\w+/\w+\.html)'>([^<]*)", text) == [
         ("notebooks/00_tour.html", "00 The tour"),
         ("notebooks/01_next.html", "01 Next"),
-        ("solutions/01_next.html", "solutions"),
+        ("exercises/01_next.html", "Exercises"),
+        ("solutions/01_next.html", "Solutions"),
     ]
+    assert re.findall(r"<th>(\w+)", text) == ["Chapter", "Exercises", "Solutions"]
+
+
+def test_an_exercise_shows_no_output_and_a_solution_its_own(root: Path) -> None:
+    exercise = (root / "site/exercises/01_next.html").read_text(encoding="utf-8")
+    solution = (root / "site/solutions/01_next.html").read_text(encoding="utf-8")
+    assert "iou: ok" not in exercise
+    assert "iou: ok" in solution
+    assert "check" in exercise
+
+
+def test_a_solution_calls_itself_so_and_has_no_marks(root: Path) -> None:
+    exercise = (root / "site/exercises/01_next.html").read_text(encoding="utf-8")
+    solution = (root / "site/solutions/01_next.html").read_text(encoding="utf-8")
+    assert "<title>Exercises 01: iou</title>" in exercise
+    assert "<title>Solutions 01: iou</title>" in solution
+    assert "Solutions 01: <code>iou</code>" in solution
+    assert "The exercises want" in solution  # only the heading is changed
+    assert "SOLUTION" not in solution
+    assert "return" in solution
+
+
+def test_the_head_leads_to_the_neighbours_and_to_what_belongs_together(root: Path) -> None:
+    links = {
+        "notebooks/00_tour": [("../notebooks/01_next.html", "01 Next →")],
+        "notebooks/01_next": [
+            ("../notebooks/00_tour.html", "← 00 The tour"),
+            ("../exercises/01_next.html", "Exercises"),
+            ("../solutions/01_next.html", "Solutions"),
+        ],
+        "exercises/01_next": [
+            ("../notebooks/01_next.html", "Chapter"),
+            ("../solutions/01_next.html", "Solutions"),
+        ],
+    }
+    for page, wanted in links.items():
+        head = re.search(r"<nav>(.*)</nav>", (root / f"site/{page}.html").read_text(encoding="utf-8"))
+        assert re.findall(r"<a href='([^']*)'>([^<]*)", head[1])[1:] == wanted, page
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ away, and read what is marked.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import site
 import sys
@@ -33,7 +34,9 @@ from minimrcnn.classroom.fence import Limits, kind, run_fenced, said
 from minimrcnn.classroom.kernel import ROOT, kernel_environment
 from minimrcnn.classroom.submissions import (
     MESSAGE,
+    NOT_HANDED_IN,
     Assignment,
+    files_for,
     fill_in,
     find_notebook,
     read_answers,
@@ -51,12 +54,19 @@ class Grades:
     Attributes:
         messages: by exercise: "ok", or what is wrong.
         remarks: what the instructor should look at.
+        trouble: why the notebook was not graded, or not to its end; "" where it was.
     """
 
     student: str
     notebook: str
     messages: dict[str, str]
     remarks: list[str]
+    trouble: str = ""
+
+    @property
+    def handed_in(self) -> bool:
+        """Whether there is a file, in whatever state."""
+        return self.trouble != NOT_HANDED_IN
 
 
 def grade(
@@ -68,21 +78,22 @@ def grade(
     limits: Limits,
     jobs: int = 1,
 ) -> list[Grades]:
-    """Grade all students; writes out/grades.csv and out/grades.html, anew after each student.
+    """Grade all students; writes out/grades.csv and out/grades.html, and prints a line, after each student.
 
     Args:
         exercises: folder of the pristine exercises; None: those beside the package.
-        only: numbers or names of notebooks, such as "03"; () for all.
+        only: numbers or names of notebooks, such as "03"; () for those that a student at least handed in.
         limits: for each notebook.
         jobs: notebooks at the same time.
 
     Raises:
-        UserError: there are no students, no exercises, or out cannot be written.
+        UserError: there are no students, no exercises, nothing was handed in, or out cannot be written.
     """
     from minimrcnn.classroom.grading_report import write_report
 
-    assignments = _chosen(_assignments(exercises), only)
-    students = _students(submissions)
+    assignments, students = _assignments(exercises), _students(submissions)
+    assignments = _named(assignments, only) if only else _handed_in(assignments, students, submissions)
+    tell(f"grading {', '.join(one.name for one in assignments)}; students: {len(students)}")
     said()  # finds out what the system allows, once, before the threads start
     done: list[Grades] = []
     stop = threading.Event()
@@ -101,6 +112,7 @@ def grade(
                     bar.set_postfix_str(f"{done[-1].student} {done[-1].notebook}", refresh=False)
                     bar.update()
                 write_report(out, assignments, done, limits, of=len(students))
+                tell(summary(done[-len(assignments) :]))
         finally:
             stop.set()  # after Ctrl-C: nothing is left running
             pool.shutdown(cancel_futures=True)
@@ -113,18 +125,36 @@ def grade_notebook(student: Path, assignment: Assignment, limits: Limits, stop: 
     try:
         sources = read_answers(find_notebook(student, assignment.name))
     except UserError as error:
-        return Grades(student.name, assignment.name, dict.fromkeys(names, str(error)), [])
+        return Grades(student.name, assignment.name, dict.fromkeys(names, str(error)), [], str(error))
     notebook, remarks = fill_in(assignment, sources)
-    messages, more = _run(notebook, assignment, limits, stop)
-    return Grades(student.name, assignment.name, messages, remarks + more)
+    messages, more, trouble = _run(notebook, assignment, limits, stop)
+    return Grades(student.name, assignment.name, messages, remarks + more, trouble)
+
+
+def summary(grades: list[Grades]) -> str:
+    """One student's line: `cyd: 0 of 6, 03_anchors.ipynb cannot be read: broken JSON (line 7: ...)`."""
+    messages = [message for one in grades for message in one.messages.values()]
+    right = f"{grades[0].student}: {sum(message == OK for message in messages)} of {len(messages)}"
+    return ", ".join([right, *(f"{one.notebook}.ipynb {one.trouble}" for one in grades if one.trouble)])
+
+
+def tell(line: str) -> None:
+    """Print a line at once, above the bar if there is one; a name may hold what cannot be printed."""
+    shown = "".join(character if character.isprintable() else "?" for character in line)
+    encoding = sys.stdout.encoding or "utf-8"
+    tqdm.write(shown.encode(encoding, "replace").decode(encoding), file=sys.stdout)
+    sys.stdout.flush()
 
 
 def _run(
     notebook: NotebookNode, assignment: Assignment, limits: Limits, stop: threading.Event
-) -> tuple[dict[str, str], list[str]]:
-    """Run a filled-in notebook in a folder of its own; the message of each exercise, and remarks."""
+) -> tuple[dict[str, str], list[str], str]:
+    """Run a filled-in notebook in a folder of its own.
+
+    Returns the message of each exercise, remarks, and why the run did not reach its end ("" if it did).
+    """
     printed: dict[str, str] = {}  # cell id -> what the check printed
-    remarks: list[str] = []
+    raised: dict[str, str] = {}  # id of an answer cell -> the exception that ended it
     state = {"at": ""}
 
     def hear(line: str) -> None:
@@ -132,7 +162,7 @@ def _run(
         if "check" in facts:
             printed[facts["check"]] = facts["printed"]
         elif "answer" in facts:
-            remarks.append(f"the cell {facts['answer']} raises {facts['raised']}"[:MESSAGE])
+            raised[facts["answer"]] = _without_file(facts["raised"])
         else:
             state.update(facts)
 
@@ -145,13 +175,24 @@ def _run(
         met = run_fenced(command, limits, folder=Path(folder), environment=environment, hear=hear, stop=stop)
     where = f" in cell {state['at']}" if state["at"] else ""
     if met:
-        why = f"not reached: the notebook met {met}{where}"
+        why, trouble = f"not reached: the notebook met {met}{where}", f"was stopped: it met {met}{where}"
     elif "failed" in state:
-        why = f"not run: {state['failed']}"
+        why = trouble = f"not run: {state['failed']}"
     else:
-        why = f"not reached: the kernel ended{where}"
-    checks = assignment.checks.items()
-    return {name: _message(name, printed.get(cell), why) for cell, name in checks}, remarks
+        why, trouble = f"not reached: the kernel ended{where}", f"was stopped: its kernel ended{where}"
+    messages = {name: _message(name, printed.get(cell), why) for cell, name in assignment.checks.items()}
+    for cell, name in assignment.checks.items():
+        wrong = messages[name] != OK  # of a right answer it stays a remark
+        above = [raised.pop(answer) for answer in assignment.answers_to(cell) if wrong and answer in raised]
+        if above:
+            messages[name] = f"the cell raises {'; '.join(above)}; so the check: {messages[name]}"[:MESSAGE]
+    remarks = [f"the cell {cell} raises {error}"[:MESSAGE] for cell, error in raised.items()]
+    return messages, remarks, trouble[:MESSAGE] if assignment.checks.keys() - printed.keys() else ""
+
+
+def _without_file(error: str) -> str:
+    """`SyntaxError: expected ':' (123.py, line 1)` without the name that IPython gives a cell."""
+    return re.sub(r"\([^()\s]+, (line \d+)\)$", r"(\1)", error)
 
 
 def _environment(folder: Path) -> dict[str, str]:
@@ -190,7 +231,7 @@ def _assignments(exercises: Path | None) -> list[Assignment]:
     return read_assignments(folder, solutions if solutions.is_dir() else None)
 
 
-def _chosen(assignments: list[Assignment], only: tuple[str, ...]) -> list[Assignment]:
+def _named(assignments: list[Assignment], only: tuple[str, ...]) -> list[Assignment]:
     chosen = []
     for wanted in only:
         fitting = [one for one in assignments if wanted in (one.name, one.name.partition("_")[0])]
@@ -198,7 +239,18 @@ def _chosen(assignments: list[Assignment], only: tuple[str, ...]) -> list[Assign
             names = ", ".join(one.name for one in assignments)
             raise UserError(f"there is no exercise notebook {wanted}. There are: {names}")
         chosen += fitting
-    return chosen if only else assignments
+    return chosen
+
+
+def _handed_in(assignments: list[Assignment], students: list[Path], submissions: Path) -> list[Assignment]:
+    """What a student at least handed in: a class hands in a chapter at a time, not the course."""
+    found = [one for one in assignments if any(files_for(student, one.name) for student in students)]
+    if not found:
+        raise UserError(
+            f"nothing was handed in: the folders of {submissions} hold no notebook whose name is that of an "
+            f"exercise, such as {students[0].name}/{assignments[0].name}.ipynb."
+        )
+    return found
 
 
 def _students(submissions: Path) -> list[Path]:

@@ -11,7 +11,8 @@ from pathlib import Path
 from minimrcnn.classroom import grading
 from minimrcnn.classroom.fence import Limits, said
 from minimrcnn.classroom.grading import OK, Grades
-from minimrcnn.classroom.submissions import Assignment
+from minimrcnn.classroom.stopping import ANSWER_SECONDS
+from minimrcnn.classroom.submissions import NOT_HANDED_IN, Assignment
 from minimrcnn.errors import UserError
 
 STYLE = """
@@ -22,7 +23,7 @@ table { border-collapse: collapse; font-size: 14px }
 th, td { border: 1px solid #c8c8c8; padding: 3px 8px; text-align: left; vertical-align: top }
 thead th { background: #eef2f5 }
 .wide td { text-align: center }
-.ok { background: #d5e8f5 } .no { background: #fbe3cd }
+.ok { background: #d5e8f5 } .no { background: #fbe3cd } .none { background: #f2f2f2 }
 code { font-size: 13px; overflow-wrap: anywhere }
 footer { border-top: 1px solid #c8c8c8; margin-top: 2em; color: #444 }
 """
@@ -55,15 +56,19 @@ def _write(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _rows(assignments: list[Assignment], grades: list[Grades]) -> dict[str, list[str]]:
-    """Each student's messages, in the order of the columns."""
-    by_student: dict[str, dict[str, dict[str, str]]] = {}
+def _rows(assignments: list[Assignment], grades: list[Grades]) -> dict[str, list[str | None]]:
+    """Each student's messages, in the order of the columns; None where nothing was handed in."""
+    by_student: dict[str, dict[str, Grades]] = {}
     for one in grades:
-        by_student.setdefault(one.student, {})[one.notebook] = one.messages
+        by_student.setdefault(one.student, {})[one.notebook] = one
     return {
-        student: [notebooks[a.name][name] for a in assignments for name in a.checks.values()]
-        for student, notebooks in by_student.items()
+        student: [_earned(of[a.name], name) for a in assignments for name in a.checks.values()]
+        for student, of in by_student.items()
     }
+
+
+def _earned(one: Grades, name: str) -> str | None:
+    return one.messages[name] if one.handed_in else None
 
 
 def _columns(assignments: list[Assignment]) -> list[tuple[str, str]]:
@@ -72,16 +77,16 @@ def _columns(assignments: list[Assignment]) -> list[tuple[str, str]]:
 
 
 def table(assignments: list[Assignment], grades: list[Grades]) -> str:
-    """The CSV: a row for each student, 1 or 0 for each exercise, and the sum."""
+    """The CSV: a row for each student; for each exercise 1, 0, or nothing if not handed in; and the sum."""
     text = io.StringIO()
     writer = csv.writer(text)
     columns = _columns(assignments)
     writer.writerow(["student", *(f"{number} {name}" for number, name in columns), "sum"])
     for student, messages in _rows(assignments, grades).items():
-        points = [int(message == OK) for message in messages]
+        points = ["" if message is None else int(message == OK) for message in messages]
         # A spreadsheet would run a folder's name that begins like a formula.
         name = f"'{student}" if student.startswith(("=", "+", "-", "@", "\t")) else student
-        writer.writerow([name, *points, sum(points)])
+        writer.writerow([name, *points, messages.count(OK)])
     return text.getvalue()
 
 
@@ -93,7 +98,8 @@ def page(assignments: list[Assignment], grades: list[Grades], limits: Limits, of
     return "\n".join(
         [
             head,
-            f"<h1>Grades</h1><p>{state}, {len(_columns(assignments))} exercises. ✓ right, · not.</p>",
+            f"<h1>Grades</h1><p>{state}, {len(_columns(assignments))} exercises. "
+            "✓ right, · not, – not handed in.</p>",
             _overview(assignments, rows),
             *(_student(student, [one for one in grades if one.student == student]) for student in rows),
             _foot(limits),
@@ -102,22 +108,26 @@ def page(assignments: list[Assignment], grades: list[Grades], limits: Limits, of
     )
 
 
-def _overview(assignments: list[Assignment], rows: dict[str, list[str]]) -> str:
+def _overview(assignments: list[Assignment], rows: dict[str, list[str | None]]) -> str:
     columns = _columns(assignments)
     lines = ["<div class='wide'><table><thead><tr><th>student</th>"]
     lines += [f"<th>{escape(number)}<br>{escape(name)}</th>" for number, name in columns]
     lines.append("<th>sum</th></tr></thead>")
     for student, messages in rows.items():
-        cells = "".join(
-            f"<td class='ok' title='{OK}'>✓</td>" if m == OK else f"<td class='no' title='{escape(m)}'>·</td>"
-            for m in messages
-        )
+        cells = "".join(_cell(message) for message in messages)
         link = f"<a href='#{_anchor(student)}'>{escape(student)}</a>"
-        lines.append(f"<tr><th>{link}</th>{cells}<td>{sum(m == OK for m in messages)}</td></tr>")
+        lines.append(f"<tr><th>{link}</th>{cells}<td>{messages.count(OK)}</td></tr>")
     right = [sum(row[i] == OK for row in rows.values()) for i in range(len(columns))]
     counts = "".join(f"<td>{count}</td>" for count in right)
     lines.append(f"<tr><th>students right</th>{counts}<td></td></tr>")
     return "\n".join(lines) + "</table></div>"
+
+
+def _cell(message: str | None) -> str:
+    if message is None:
+        return f"<td class='none' title='{NOT_HANDED_IN}'>–</td>"
+    kind, sign = ("ok", "✓") if message == OK else ("no", "·")
+    return f"<td class='{kind}' title='{escape(message)}'>{sign}</td>"
 
 
 def _anchor(student: str) -> str:
@@ -145,7 +155,8 @@ def _student(student: str, grades: list[Grades]) -> str:
 def _foot(limits: Limits) -> str:
     """How this came about, and what it does not protect against: the words of grading's docstring."""
     _, how, against = grading.__doc__.split("\n\n", 2)
-    bounds = f"Limits for a notebook: {limits.seconds:g} seconds, {limits.memory >> 20} MiB."
+    bounds = f"Limits for a notebook: {limits.seconds:g} seconds, {limits.memory >> 20} MiB; "
+    bounds += f"for one answer, in its check: {ANSWER_SECONDS:g} seconds (on Windows none)."
     return (
         f"<footer><p>{escape(how)}</p><p>{escape(said())} {bounds} A helper function that an answer needs "
         f"must stand in an answer cell: other cells are not taken.</p><p>{escape(against)}</p></footer>"

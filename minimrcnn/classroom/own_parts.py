@@ -21,6 +21,7 @@ from minimrcnn.lifting import per_image
 from minimrcnn.parts import Parts
 
 GIVE_UP = 20  # seconds
+NOT_FOUND = "not found in these notebooks"
 
 
 def my_parts(folder: str | Path = ".") -> Parts:
@@ -30,11 +31,20 @@ def my_parts(folder: str | Path = ".") -> Parts:
     it has a gradient where training needs one, and is not so slow that minutes would become hours.
     Of a notebook only the answer cells and the imports are run, not the rest.
 
+    Args:
+        folder: the one with your notebooks; by default the one in which this Python was started, which in
+            Jupyter is the notebook's own.
+
     Raises:
         UserError: there is no such folder.
     """
-    found = harvest(Path(folder), {e.name for e in all_exercises().values() if e.part})
     exercises = {e.part: e for e in all_exercises().values() if e.part}
+    found = harvest(Path(folder), {e.name for e in exercises.values()})
+    other = 'If yours are in another folder, name it: my_parts("my_exercises")'
+    if not found:
+        place = Path(folder).resolve()
+        print(f"0 of {len(fields(Parts))} parts are yours: no notebook in {place} answers one.\n{other}")
+        return Parts()
     parts, lines = Parts(), []
     for part in (field.name for field in fields(Parts)):
         if part not in exercises:
@@ -48,12 +58,14 @@ def my_parts(folder: str | Path = ".") -> Parts:
     print(f"{yours} of {len(lines)} parts are yours:")
     for part, said in lines:
         print(f"  {part:<13}  {said}")
+    if any(NOT_FOUND in said for _, said in lines):
+        print(f"These are the notebooks in {Path(folder).resolve()}\n{other}")
     return parts
 
 
 def _choose(exercise: Exercise, candidates: list[Found]) -> tuple[Callable | None, str]:
     """The first candidate that is fit, lifted; otherwise None and why."""
-    why = "not found in these notebooks"
+    why = NOT_FOUND
     for found in candidates:
         said = found.problem or verdict(exercise, found.function)
         if said == OK:
@@ -61,7 +73,7 @@ def _choose(exercise: Exercise, candidates: list[Found]) -> tuple[Callable | Non
             said = _unfit(exercise.part, lifted)
             if not said:
                 return lifted, f"yours, from {found.notebook}"
-        if said != NOT_WRITTEN or why.startswith("not found"):
+        if said != NOT_WRITTEN or why == NOT_FOUND:
             why = f"yours, in {found.notebook}: {said}"
     return None, f"the package's ({why})"
 

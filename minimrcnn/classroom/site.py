@@ -1,7 +1,8 @@
 """The course as pages to read without Jupyter: make site
 
-Notebooks, exercises and solutions become linked HTML pages, as they are stored (nothing is run). A page needs
-no script and no network: pictures are inside it, formulas are MathML, which browsers draw by themselves.
+Notebooks, exercises and solutions become linked HTML pages, as they are stored (nothing is run); exercises
+without outputs, for these are the solutions'. A page needs no script and no network: pictures are inside it,
+formulas are MathML, which browsers draw by themselves.
 """
 
 from __future__ import annotations
@@ -24,10 +25,14 @@ from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 from tqdm import tqdm
 
+from minimrcnn.classroom.building import BEGIN, END
 from minimrcnn.classroom.kernel import ROOT
 from minimrcnn.errors import UserError
 
-FOLDERS = ("notebooks", "exercises", "solutions")
+FOLDERS = {"notebooks": "Chapter", "exercises": "Exercises", "solutions": "Solutions"}
+TITLE = "Mask R-CNN, step by step"
+WELCOME = """The course to read. Each chapter has exercises, and solutions to compare yours with afterwards.
+Nothing is run on these pages: to run a chapter, or to write an exercise, open its notebook in Jupyter."""
 CODE = HtmlFormatter(style="vs")
 # A cell whose code is folded in JupyterLab (the drawing of a figure) is folded here too.
 TEMPLATE = """
@@ -44,7 +49,8 @@ TEMPLATE = """
 """
 STYLE = """
 body { font: 16px/1.55 system-ui, sans-serif; color: #1a1a1a; max-width: 900px; margin: 0 auto; padding: 1em }
-nav { display: flex; gap: 1.5em; border-bottom: 1px solid #c8c8c8; padding: .4em 0; margin-bottom: 1.5em }
+nav { display: flex; flex-wrap: wrap; gap: 0 1.5em; padding: .4em 0 }
+nav { border-bottom: 1px solid #c8c8c8; margin-bottom: 1.5em }
 img, svg { max-width: 100%; height: auto }
 pre { --paper: #f5f6f7; background: var(--paper); padding: 8px 12px; font-size: 12.6px; line-height: 1.45 }
 pre { white-space: pre-wrap; overflow-wrap: anywhere }
@@ -61,7 +67,7 @@ msub > :nth-child(2), msubsup > :nth-child(2) { position: relative; top: .2em }
 a { color: #005a8d } :not(pre) > code { overflow-wrap: anywhere }
 /* A wrapped line of code is hard to read in a narrow column: scroll, with a shadow where more is to come. */
 @media screen and (max-width: 700px) {
-  nav { flex-wrap: wrap } ul, ol { padding-left: 1.4em } p { overflow-x: auto }
+  ul, ol { padding-left: 1.4em } p { overflow-x: auto }
   pre { white-space: pre; overflow-x: auto; --end: 100% 0 / 24px 100% no-repeat;
     background: linear-gradient(90deg, #fff0, var(--paper)) var(--end) local,
       linear-gradient(90deg, #fff0, #0004) var(--end) scroll, var(--paper) }
@@ -109,10 +115,10 @@ def build_site(out: Path, root: Path = ROOT) -> list[Path]:
         raise UserError(f"{out} holds something that is not this site. Choose another folder with --out.")
     fresh = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
-        site = _Site(root, fresh)
+        site = _Site(root, fresh, {path: as_shown(_read(path), path.parent.name) for path in paths})
         for path in tqdm(paths, desc="pages", disable=None):
             site.add_notebook(path)
-        site.add_index(paths)
+        site.add_index()
         shutil.rmtree(out, ignore_errors=True)
         os.replace(fresh, out)
     finally:
@@ -123,42 +129,51 @@ def build_site(out: Path, root: Path = ROOT) -> list[Path]:
 class _Site:
     """Pages under way, and the files that they link to."""
 
-    def __init__(self, root: Path, out: Path) -> None:
+    def __init__(self, root: Path, out: Path, notebooks: dict[Path, NotebookNode]) -> None:
         self.root = root
         self.out = out
+        self.notebooks = notebooks
+        self.titles = {path: title_of(notebook) or path.stem for path, notebook in notebooks.items()}
         # Not embed_images: it takes raw HTML apart block by block, and a <details> would end where it begins.
         self.exporter = HTMLExporter(template_name="basic", raw_template=TEMPLATE)
-        self.titles: dict[Path, str] = {}
 
     def add_notebook(self, path: Path) -> None:
-        try:
-            notebook = nbformat.read(path, as_version=4)
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path} cannot be read as a notebook: {error}") from error
-        self.titles[path] = title_of(notebook) or path.stem
+        notebook = self.notebooks[path]
         formulas = take_out_math(notebook)
         resources = {"metadata": {"path": str(path.parent), "name": path.stem}}
         body, _ = self.exporter.from_notebook_node(notebook, resources)
         body = re.sub(r'(?:id|href)="[^"]*"', lambda match: TOKEN.sub("", match[0]), body)  # of headings
         body = TOKEN.sub(lambda match: formulas[match[0]], body)
         page = path.relative_to(self.root).with_suffix(".html")
-        self._write(page, self._linked(body, path), self.titles[path], _neighbours(path))
+        self._write(page, self._linked(body, path), self.titles[path], self._beside(path))
 
-    def add_index(self, paths: list[Path]) -> None:
+    def add_index(self) -> None:
         """The table of contents."""
         rows = []
-        for name in sorted({path.name for path in paths}):
-            found = {path.parent.name: path for path in paths if path.name == name}
-            title = escape(self.titles[next(iter(found.values()))])
-            words = {folder: title if folder == "notebooks" else folder for folder in FOLDERS}
-            links = [
-                f"<a href='{folder}/{found[folder].stem}.html'>{words[folder]}</a>" if folder in found else ""
-                for folder in FOLDERS
-            ]
-            number = escape(name.partition("_")[0])
-            rows.append(f"<tr><td>{number}</td>{''.join(f'<td>{link}</td>' for link in links)}</tr>")
-        body = f"<h1>Mask R-CNN, step by step</h1><table>{''.join(rows)}</table>"
-        self._write(Path("index.html"), body, "Mask R-CNN, step by step")
+        for name in sorted({path.name for path in self.notebooks}):
+            cells = []
+            for folder, words in FOLDERS.items():
+                path = self.root / folder / name
+                shown = self.titles.get(path, "") if folder == "notebooks" else words
+                link = f"<a href='{folder}/{escape(path.stem)}.html'>{escape(shown)}</a>"
+                cells.append(f"<td>{link if path in self.notebooks else ''}</td>")
+            rows.append(f"<tr>{''.join(cells)}</tr>")
+        heads = "".join(f"<th>{words}</th>" for words in FOLDERS.values())
+        table = f"<table><tr>{heads}</tr>{''.join(rows)}</table>"
+        self._write(Path("index.html"), f"<h1>{TITLE}</h1><p>{WELCOME}</p>{table}", TITLE)
+
+    def _beside(self, path: Path) -> str:
+        """Links to the notebooks before and after this one in its folder, and to its chapter's others."""
+        here = [other for other in self.notebooks if other.parent == path.parent]
+        place = here.index(path)
+        links = [(f"← {self.titles[other]}", other) for other in here[max(place - 1, 0) : place]]
+        links += [(f"{self.titles[other]} →", other) for other in here[place + 1 : place + 2]]
+        others = [(words, self.root / folder / path.name) for folder, words in FOLDERS.items()]
+        links += [(words, other) for words, other in others if other != path and other in self.notebooks]
+        return "".join(
+            f"<a href='../{other.parent.name}/{escape(other.stem)}.html'>{escape(text)}</a>"
+            for text, other in links
+        )
 
     def _linked(self, body: str, path: Path) -> str:
         """The body with links to files of the project led to their pages, which are written too.
@@ -209,6 +224,33 @@ class _Site:
         )
 
 
+def _read(path: Path) -> NotebookNode:
+    try:
+        return nbformat.read(path, as_version=4)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as a notebook: {error}") from error
+
+
+def as_shown(notebook: NotebookNode, folder: str) -> NotebookNode:
+    """A notebook of "notebooks", "exercises" or "solutions" changed, in place, to what a reader should see.
+
+    An exercise stores the solution's `iou: ok`, for tests to compare with: its page shows no outputs. A
+    solution is the file that the exercise is made of: its page says Solutions, and the marks are left out.
+    """
+    for cell in notebook.cells:
+        if folder == "exercises" and cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+        if folder == "solutions" and cell.cell_type == "code":
+            lines = cell.source.splitlines()
+            cell.source = "\n".join(line for line in lines if line.strip() not in (BEGIN, END))
+    if folder == "solutions" and notebook.cells and notebook.cells[0].cell_type == "markdown":
+        first = notebook.cells[0]
+        heading, *rest = first.source.split("\n", 1)
+        heading = heading.replace("Exercises", "Solutions").replace("exercises", "solutions")
+        first.source = "\n".join([heading, *rest])
+    return notebook
+
+
 def title_of(notebook: NotebookNode) -> str:
     """The first heading, without its number sign."""
     for cell in notebook.cells:
@@ -247,15 +289,6 @@ def _mathml(latex: str, display: str) -> str:
     except Exception:
         # Whatever it does not know is still readable as LaTeX; it has no common class for its errors.
         return f"<code>{escape(latex.strip())}</code>"
-
-
-def _neighbours(path: Path) -> str:
-    """Links to the notebooks before and after this one in its folder."""
-    names = sorted(other.stem for other in path.parent.glob("*.ipynb"))
-    place = names.index(path.stem)
-    links = [(f"← {name}", name) for name in names[max(place - 1, 0) : place]]
-    links += [(f"{name} →", name) for name in names[place + 1 : place + 2]]
-    return "".join(f"<a href='{escape(name)}.html'>{escape(text)}</a>" for text, name in links)
 
 
 if __name__ == "__main__":

@@ -17,26 +17,28 @@ from minimrcnn.errors import UserError
 
 EXERCISES = Path(__file__).resolve().parents[2] / "exercises"
 NOTES = ".minimrcnn-exercises.json"
-# Of a notebook as it is stored: in FOLDER a link to a chapter leads nowhere, and JupyterLab, started there,
-# opens nothing outside. Naming the file keeps the copy the same in every folder, and so its hash.
-CHAPTER_LINK = re.compile(rb"\[([^\[\]]+)\]\(\.\./(notebooks/[\w.-]+)(?:#[^()\s]*)?\)")
-CHAPTER_NAME = rb"\1 (`\2` in the course's folder)"
+# In FOLDER a link to a chapter leads nowhere, and JupyterLab, started there, opens nothing outside. Naming
+# the file keeps the copy the same in every folder, and so its hash.
+CHAPTER_LINK = re.compile(r"\[([^\[\]]+)\]\(\.\./(notebooks/[\w.-]+)(?:#[^()\s]*)?\)")
+CHAPTER_NAME = r"\1 (`\2` in the course's folder)"
 
 
 def start(folder: Path, course: Path = EXERCISES) -> list[str]:
-    """Copy all exercise notebooks to `folder`; links to the chapters become their names.
+    """Copy all exercise notebooks to `folder`, without outputs; links to the chapters become their names.
 
     Returns:
         A line for each file: what was done with it.
 
     Raises:
-        UserError: there are no exercises, or `folder` is none to write to.
+        UserError: there are no exercises, one is damaged, or `folder` is none to write to.
     """
     sources = sorted(course.glob("*.ipynb"))
     if not sources:
         raise UserError(f"{course} holds no exercises: start from a copy of the course's whole folder.")
     if folder.resolve() == course.resolve():
         raise UserError(f"{folder} is the course's own folder: name another one to work in.")
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file: name a folder to work in. It is made if it is not there.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handed_out, said = _read_notes(folder), []
@@ -50,7 +52,7 @@ def start(folder: Path, course: Path = EXERCISES) -> list[str]:
 
 def _hand_out(source: Path, folder: Path, handed_out: dict[str, str]) -> str:
     """One notebook; `handed_out` is brought up to date."""
-    content = CHAPTER_LINK.sub(CHAPTER_NAME, source.read_bytes())
+    content = copy_of(source)
     newest, target = _hash(content), folder / source.name
     if not _exists(target):
         _write(target, content)
@@ -70,6 +72,29 @@ def _hand_out(source: Path, folder: Path, handed_out: dict[str, str]) -> str:
         _write(beside, content)
     handed_out[beside.name] = newest
     return f"{target.name}: yours, left alone; the course's newer version is {beside.name}"
+
+
+def copy_of(source: Path) -> bytes:
+    """A student's copy of an exercise notebook: the same bytes in every folder.
+
+    The exercises store each check's `ok`, for tests to compare with: in the copy nothing has been run.
+
+    Raises:
+        UserError: it is no notebook.
+    """
+    try:
+        notebook = json.loads(source.read_bytes())
+        for cell in notebook["cells"]:
+            if cell["cell_type"] == "code":
+                cell["outputs"], cell["execution_count"] = [], None
+            else:
+                text = CHAPTER_LINK.sub(CHAPTER_NAME, "".join(cell["source"]))
+                cell["source"] = text.splitlines(keepends=True)
+    except (ValueError, KeyError, TypeError) as error:
+        build = "python -m minimrcnn exercises build"
+        raise UserError(f"{source} is damaged: {error!r}. Build it anew: {build}") from error
+    # As nbformat writes it, which takes too long to import for a copy.
+    return (json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + "\n").encode()
 
 
 def _beside(target: Path, newest: str, handed_out: dict[str, str]) -> Path:

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+ANSWER_SECONDS = 10.0  # for one answer, in all calls of its check together
 _said = False
 
 

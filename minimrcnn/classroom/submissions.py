@@ -20,6 +20,7 @@ from nbformat import NotebookNode
 from minimrcnn.errors import UserError
 
 LARGEST = 64 << 20  # bytes: a notebook with every picture of the course in it is smaller
+NOT_HANDED_IN = "not handed in"
 MESSAGE = 300  # characters of a student's making that a report quotes
 
 
@@ -32,6 +33,15 @@ class Assignment:
     answers: dict[str, str]  # cell id -> nbgrader's grade_id, which outlives editors that renew ids
     checks: dict[str, str]  # cell id -> the exercise's name
     usual: dict[str, set[str]]  # cell id -> names that the course's own solution uses; {} where it is absent
+
+    def answers_to(self, check: str) -> list[str]:
+        """The ids of the answer cells between the check before this one and this one."""
+        found: list[str] = []
+        for cell in self.notebook.cells:
+            if cell.id == check:
+                break
+            found = [] if cell.id in self.checks else found + [cell.id] * (cell.id in self.answers)
+        return found
 
 
 def is_answer(cell: NotebookNode) -> bool:
@@ -82,10 +92,10 @@ def _checked(cell: NotebookNode, path: Path) -> str:
     raise UserError(f'{path}: the graded cell {cell.id} calls no check("name", ...)')
 
 
-def find_notebook(student: Path, name: str) -> Path:
-    """A student's file for an assignment, in any folder of theirs; a lone "03 (1).ipynb" will do.
+def files_for(student: Path, name: str) -> list[Path]:
+    """A student's files for an assignment, in any folder of theirs; a "03 (1).ipynb" where none has its name.
 
-    Raises UserError where there is none, or more than one.
+    More than one, or a link, is not what was asked for, but was handed in.
     """
     files = [
         path
@@ -94,9 +104,17 @@ def find_notebook(student: Path, name: str) -> Path:
     ]
     exact = [path for path in files if path.stem == name]
     number = name.partition("_")[0]
-    found = exact or [path for path in files if re.match(rf"{re.escape(number)}(?!\d)", path.name)]
+    return exact or [path for path in files if re.match(rf"{re.escape(number)}(?!\d)", path.name)]
+
+
+def find_notebook(student: Path, name: str) -> Path:
+    """A student's one file for an assignment.
+
+    Raises UserError where there is none, or more than one.
+    """
+    found = files_for(student, name)
     if not found:
-        raise UserError("not handed in")
+        raise UserError(NOT_HANDED_IN)
     if len(found) > 1:
         names = ", ".join(path.relative_to(student).as_posix() for path in found)
         raise UserError(f"handed in more than once, so none is graded: {names}")
@@ -118,8 +136,13 @@ def read_answers(path: Path) -> dict[str, str]:
         return dict(_sources(cells))
     except OSError as error:
         raise UserError(f"cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise UserError("cannot be read: its bytes are not UTF-8 text") from error
+    except json.JSONDecodeError as error:
+        raise UserError(f"cannot be read: broken JSON (line {error.lineno}: {error.msg})") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"no notebook (of format 4): {type(error).__name__}: {error}"[:MESSAGE]) from error
+        told = f"cannot be read: no notebook of format 4 ({type(error).__name__}: {error}"
+        raise UserError(f"{told[:MESSAGE]})") from error
 
 
 def _sources(cells: list[dict]) -> Iterator[tuple[str, str]]:

@@ -7,6 +7,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
+from minimrcnn.classroom.stopping import ANSWER_SECONDS
 from minimrcnn.commands.arguments import command, number
 from minimrcnn.errors import UserError
 
@@ -19,7 +20,7 @@ def add_exercises(commands: argparse._SubParsersAction) -> None:
         tasks,
         "start",
         run_exercises_start,
-        "Copy the exercise notebooks to a folder to work in.\n\n"
+        "Copy the exercise notebooks to a folder to work in, without outputs.\n\n"
         "Call it again with a newer course: a notebook that you changed is never overwritten, the newer\n"
         "version is put beside it.",
         "  python -m minimrcnn exercises start my_exercises",
@@ -57,8 +58,10 @@ def add_grade(commands: argparse._SubParsersAction) -> None:
         "SUBMISSIONS holds a folder for each student, and these the notebooks, in any sub-folder. Only the\n"
         "answers are taken from them, and put into pristine copies. Each copy runs in a process of its own,\n"
         "with limits of time and memory, and without the network where the system allows to cut it.\n"
-        "DIR gets grades.csv (student x exercise, 1 or 0) and grades.html (every message, and what the\n"
-        "result does not prove: read that part), written anew after each student.",
+        "DIR gets grades.csv (student x exercise: 1, 0, or nothing where not handed in) and grades.html\n"
+        "(every message, and what the result does not prove: read that part), written anew after each\n"
+        "student. --seconds is for a whole notebook; one answer is stopped by its check after\n"
+        f"{ANSWER_SECONDS:g} seconds (on Windows not).",
         "  python -m minimrcnn grade submitted --out grades --only 03 --jobs 2",
     )
     grade.add_argument("submissions", type=Path, metavar="SUBMISSIONS", help="a folder of student folders")
@@ -66,7 +69,13 @@ def add_grade(commands: argparse._SubParsersAction) -> None:
     grade.add_argument(
         "--exercises", type=Path, metavar="DIR", help="the pristine exercises (default: the course's)"
     )
-    grade.add_argument("--only", nargs="+", default=[], metavar="NN", help="these notebooks (default: all)")
+    grade.add_argument(
+        "--only",
+        nargs="+",
+        default=[],
+        metavar="NN",
+        help="these notebooks (default: those that a student handed in)",
+    )
     grade.add_argument(
         "--jobs", type=number(int, 1), default=1, metavar="N", help="notebooks at the same time (default: 1)"
     )
@@ -130,10 +139,11 @@ def run_grade(args: argparse.Namespace) -> int:
     grades = grade(
         args.submissions, args.out, exercises=args.exercises, only=only, limits=limits, jobs=args.jobs
     )
-    messages = [message for one in grades for message in one.messages.values()]
+    messages = [message for one in grades if one.handed_in for message in one.messages.values()]
     right = sum(message == OK for message in messages)
     print(
-        f"{len({one.student for one in grades})} students, {len(messages)} answers, {right} right. {said()}\n"
+        f"{len({one.student for one in grades})} students, {len(messages)} answers handed in, "
+        f"{right} right. {said()}\n"
         f"Next, open\n  {args.out / 'grades.html'}  every message, and what the result does not prove\n"
         f"  {args.out / 'grades.csv'}   the table"
     )
