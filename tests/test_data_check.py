@@ -101,6 +101,13 @@ def test_a_clean_set_gives_nothing(folder, cheap):
     assert check_dataset(write(folder, clean()), cheap=cheap) == []
 
 
+def test_crowds_alone_train_nothing(folder):
+    data = clean()
+    for annotation in data["annotations"]:
+        annotation["iscrowd"] = 1
+    assert ("only_crowds", "annotations", "note") in found(check_dataset(write(folder, data)))
+
+
 # Each row: how the clean set is spoilt, and the one (kind, where, severity) that must come of it.
 A12, A14, A15, A16 = (f"annotation {n} (image {i})" for n, i in ((12, 1), (14, 2), (15, 3), (16, 3)))
 CHEAP = [

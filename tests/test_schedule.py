@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minimrcnn.engine.schedule import MARGIN, learning_rate, peak_rate, steps_that_fit
+from minimrcnn.engine.schedule import MARGIN, TIMED_PART, learning_rate, peak_rate, steps_that_fit
 from minimrcnn.recipes import CONFIGS, Recipe
 
 STEPS = Recipe(lr=1.0, base_batch=1, batch_size=1, warmup=10, milestones=(0.5, 0.75))
@@ -65,18 +65,27 @@ def test_an_endless_run_stays_at_the_peak(recipe):
 
 
 def test_steps_that_fit_waits_for_enough_of_them():
-    assert steps_that_fit([5.0] * 3 + [1.0] * 19, left=100.0) is None
-    assert steps_that_fit([5.0] * 3 + [1.0] * 20, left=100.0 * (1 + MARGIN)) == 100
+    assert steps_that_fit([5.0] * 3 + [1.0] * 19, limit=134.0, left=100.0) is None
+    assert steps_that_fit([5.0] * 3 + [1.0] * 20, limit=135.0, left=100.0 * (1 + MARGIN)) == 100
+
+
+def test_steps_that_fit_waits_for_a_sixth_of_the_time():
+    assert steps_that_fit([1.0] * 40, limit=300.0, left=260.0) is None
+    assert steps_that_fit([1.0] * 50, limit=300.0, left=250.0) == int(250 / (1 + MARGIN))
+
+
+def test_steps_that_fit_believes_the_later_half():
+    assert steps_that_fit([1.0] * 43 + [2.0] * 40, limit=200.0, left=85.0) == 40
 
 
 def test_steps_that_fit_leaves_the_slow_first_ones_out():
-    assert steps_that_fit([60.0, 30.0, 10.0] + [2.0] * 20, left=20.0 * (1 + MARGIN)) == 10
+    assert steps_that_fit([60.0, 30.0, 10.0] + [2.0] * 20, limit=161.0, left=20.0 * (1 + MARGIN)) == 10
 
 
 def test_steps_that_fit_decides_early_when_the_time_runs_out():
-    assert steps_that_fit([4.0], left=6.0) == 1
-    assert steps_that_fit([4.0, 4.0], left=2.0) == 0
-    assert steps_that_fit([4.0, 4.0], left=-1.0) == 0
+    assert steps_that_fit([4.0], limit=10.0, left=6.0) == 1
+    assert steps_that_fit([4.0, 4.0], limit=10.0, left=2.0) == 0
+    assert steps_that_fit([4.0, 4.0], limit=7.0, left=-1.0) == 0
 
 
 @given(
@@ -85,5 +94,6 @@ def test_steps_that_fit_decides_early_when_the_time_runs_out():
 )
 def test_steps_that_fit_do_fit(durations, left):
     """As long as later steps are on average like those that were timed."""
-    timed = durations[3:]
-    assert steps_that_fit(durations, left) * sum(timed) / len(timed) <= left
+    timed = durations[3:][-20:]
+    steps = steps_that_fit(durations, left / (1 - TIMED_PART) + 1, left)
+    assert steps * sum(timed) / len(timed) <= left

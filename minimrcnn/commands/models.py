@@ -48,7 +48,7 @@ def add_train(commands: argparse._SubParsersAction) -> None:
         "--time-limit",
         type=number(float, 1),
         metavar="SECONDS",
-        help="train for about this long: the first steps are timed, then the number of steps is fixed",
+        help="train for about this long: the first sixth is timed, then the number of steps is fixed",
     )
     train.add_argument("--resume", action="store_true", help="go on with the run in RUN")
     train.add_argument(

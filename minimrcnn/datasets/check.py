@@ -186,6 +186,9 @@ def _check_links(entries: list, images: dict[int, dict], categories: set[int], f
     if bare := sorted(images.keys() - set(places)):
         message = f"{len(bare):,} of {len(images):,} images have no annotation; they train as background"
         found.add("no_annotations", first_ids("image", bare), message, "note")
+    if linked and all(entry.get("iscrowd") == 1 for entry in linked):
+        message = "all of them are crowds, so that no object is left to train on; an object has iscrowd 0"
+        found.add("only_crowds", "annotations", message, "note")
     _check_values(linked, found)
     return linked
 

@@ -9,7 +9,8 @@ from minimrcnn.recipes import Recipe
 
 WARM_STEPS = 3  # the first steps fill caches, choose kernels, start workers: they are not timed
 TIMED_STEPS = 20
-MARGIN = 0.1  # later steps are dearer, the more proposals hit something: by 5 to 15 % measured on nuclei
+TIMED_PART = 1 / 6  # of the time limit: by then proposals hit objects, and steps cost what they will cost
+MARGIN = 0.05
 
 
 def peak_rate(recipe: Recipe) -> float:
@@ -34,16 +35,18 @@ def learning_rate(step: int, recipe: Recipe, steps: float) -> float:
     return peak * 0.1**passed
 
 
-def steps_that_fit(durations: list[float], left: float) -> int | None:
+def steps_that_fit(durations: list[float], limit: float, left: float) -> int | None:
     """How many more steps fit into `left` seconds, or None while that is too early to say.
 
     Args:
         durations: seconds of each step so far, the first `WARM_STEPS` included.
-        left: seconds that remain.
+        limit: seconds of the whole run. left: those that remain.
     """
     timed = durations[WARM_STEPS:] or durations
+    timed = timed[-max(len(timed) // 2, TIMED_STEPS) :]
     # The median forgives one hiccup; the mean knows that pictures differ. The dearer one counts.
     step = (1.0 + MARGIN) * max(statistics.median(timed), statistics.fmean(timed))
-    if len(durations) < WARM_STEPS + TIMED_STEPS and left > 2.0 * step:
+    early = len(durations) < WARM_STEPS + TIMED_STEPS or left > (1.0 - TIMED_PART) * limit
+    if early and left > 2.0 * step:
         return None
     return max(0, math.floor(left / step))

@@ -112,9 +112,9 @@ def train(
 
     Args:
         config: its architecture's num_classes is replaced by the data set's.
-        time_limit: seconds. The first steps, which train already, are timed; then the number of steps
-            is fixed and written down, and the run counts steps as any other; should the machine get slower
-            then, it takes longer. recipe.steps is not used.
+        time_limit: seconds. The steps of the first sixth are timed; then the number of steps is fixed
+            and written down, and the run counts steps as any other; should the machine get slower then, it
+            takes longer. recipe.steps is not used.
         device: "auto", "cpu", "cuda" or "cuda:N".
         parts: functions of your own to train with. One that is unfit (`own_parts.usable_parts`) is replaced
             by the package's, and the run says so. The checkpoint holds the names of those in use: give
@@ -336,7 +336,7 @@ def train_step(run: Run, images: list[Tensor], targets: list[dict], stop: Stop) 
 
 def fix_steps(run: Run, limit: float) -> bool:
     """Fix the number of steps by the time limit, if enough of them have been timed; whether it did."""
-    more = steps_that_fit(run.durations, limit - run.elapsed) if run.durations else None
+    more = steps_that_fit(run.durations, limit, limit - run.elapsed) if run.durations else None
     more = run.group.firsts(more)  # clocks differ between processes, and the number must not
     if more is None:
         return False

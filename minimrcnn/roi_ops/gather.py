@@ -39,7 +39,7 @@ def cells_read(features: Tensor, index: Tensor, dtype: torch.dtype) -> tuple[Ten
     Returns:
         (T, C) rows in `dtype`, and the index (N, K) of each cell among them.
     """
-    cells = features.permute(0, 2, 3, 1)  # (B, H, W, C)
+    cells = features.detach().permute(0, 2, 3, 1)  # (B, H, W, C)
     if features.dtype == dtype and cells.is_contiguous():
         return cells.flatten(0, 2), index
     read = torch.zeros(cells.shape[:3].numel(), dtype=torch.bool, device=index.device)

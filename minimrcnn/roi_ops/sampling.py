@@ -31,15 +31,16 @@ def sample_points(
         shape that broadcasts against them.
     """
     start, step = start[..., None, None], step[..., None, None]  # (..., 1, 1)
-    number = torch.arange(bins, device=start.device, dtype=start.dtype)[:, None]
-    point = torch.arange(most, device=start.device, dtype=start.dtype)
+    number = constant(tuple(range(bins)), start.device, start.dtype)[:, None]
+    middle = constant(tuple(point + 0.5 for point in range(most)), start.device, start.dtype)
     if isinstance(counts, Tensor):
-        counts = counts[..., None, None]
-        taken, counts = (point < counts).to(start.dtype), counts.clamp(min=1)
+        taken = (middle < counts[..., None, None]).to(start.dtype)
+        counts = counts[..., None, None].clamp(min=1)
+        share = taken / counts
     else:
-        taken = torch.ones_like(point)
+        share = constant((1 / counts,), start.device, start.dtype)
     # In this order, for the last bit: one cell outside the map RoIAlign jumps to 0.
-    return start + number * step + (point + 0.5) * step / counts, taken / counts
+    return start + number * step + middle * step / counts, share
 
 
 def neighbours(positions: Tensor, weights: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
@@ -59,15 +60,15 @@ def neighbours(positions: Tensor, weights: Tensor, size: Tensor) -> tuple[Tensor
     low = positions.to(torch.int32)  # the floor of what is not negative; torch.floor would wake all threads
     if positions.device.type == "cpu" and positions.numel():  # a GPU's host would have to wait for `reach`
         one, other = low[..., :1], low[..., -1:]  # (..., P, 1), the outermost points
-        reach, first = int((one - other).abs().amax()) + 2, torch.minimum(one, other)
+        reach = int((one - other).abs().amax()) + 2
         if reach < 2 * positions.shape[-1]:
-            cells = first + torch.arange(reach, dtype=first.dtype)  # (..., P, reach)
+            cells = torch.minimum(one, other) + torch.arange(reach, dtype=low.dtype)  # (..., P, reach)
             share = (1 - (positions[..., None, :] - cells[..., None]).abs()).clamp(min=0)  # bilinear: a tent
             share = (weights[..., None, :] * share).sum(dim=-1)
             return torch.minimum(cells, last), share
-    upper = positions - low  # the share of the high neighbour
+    upper = weights * (positions - low)  # the share of the high neighbour
     index = torch.cat([low, torch.minimum(low + 1, last)], dim=-1)
-    return index, torch.cat([weights * (1 - upper), weights * upper], dim=-1)
+    return index, torch.cat([weights - upper, upper], dim=-1)
 
 
 def adaptive_points(step: Tensor) -> Tensor:
