@@ -7,13 +7,14 @@ pytest tests/test_notebooks.py -k 03    all about notebook 03
 from __future__ import annotations
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
 import notebook_rules as rules
 import pytest
 from nbformat import NotebookNode
-from nbval_run import run_nbval
+from nbval_run import Outcome, run_nbval
 from notebook_rules import ROOT
 
 from minimrcnn.classroom.submissions import is_check
@@ -144,19 +145,40 @@ def test_reading_the_table_of_times() -> None:
 
 
 @pytest.mark.notebooks
-@executed
-def test_prints_what_it_printed(path: Path, tmp_path: Path) -> None:
-    notebook = _read(path)
-    outcome = run_nbval(path, tmp_path)
-    assert outcome.failed == [], outcome.report
-    assert outcome.cells == len(rules.code_cells(notebook))
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=_name)
+def test_a_chapter_prints_what_it_printed(path: Path, tmp_path: Path) -> None:
+    _expect_same(path, run_nbval(path, tmp_path))
+
+
+@pytest.fixture(scope="session")
+def short_runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict:
+    """Path to the future of its outcome. Solutions and exercises mostly start up: two run at a time."""
+    chosen = {i.callspec.params["path"] for i in request.session.items if "short_runs" in i.fixturenames}
+    with ThreadPoolExecutor(2) as pool:
+        yield {
+            path: pool.submit(run_nbval, path, tmp_path_factory.mktemp(path.stem), lax=path in EXERCISES)
+            for path in (*SOLUTIONS, *EXERCISES)
+            if path in chosen
+        }
+        pool.shutdown(cancel_futures=True)
+
+
+@pytest.mark.notebooks
+@pytest.mark.parametrize("path", SOLUTIONS, ids=_name)
+def test_a_solution_prints_what_it_printed(path: Path, short_runs: dict) -> None:
+    _expect_same(path, short_runs[path].result())
 
 
 @pytest.mark.notebooks
 @exercises
-def test_an_exercise_as_shipped_fails_at_its_checks_alone(path: Path, tmp_path: Path) -> None:
+def test_an_exercise_as_shipped_fails_at_its_checks_alone(path: Path, short_runs: dict) -> None:
     cells = rules.code_cells(_read(path))
-    outcome = run_nbval(path, tmp_path, lax=True)
+    outcome = short_runs[path].result()
     checks = [i for i, cell in enumerate(cells) if is_check(cell)]
     assert outcome.failed == checks, outcome.report
     assert outcome.cells == len(cells)
+
+
+def _expect_same(path: Path, outcome: Outcome) -> None:
+    assert outcome.failed == [], outcome.report
+    assert outcome.cells == len(rules.code_cells(_read(path)))
