@@ -67,24 +67,44 @@ def test_matrices_of_one_height_do_not_mix():
         torch.testing.assert_close(together, orthogonal([matrix])[0], rtol=1e-4, atol=1e-5)
 
 
-def test_it_is_torchs_muon_on_matrices():
-    ours, theirs = (
-        nn.Parameter(torch.randn(24, 40, generator=torch.Generator().manual_seed(1))) for _ in "ab"
-    )
-    muon = Muon([{"params": [ours], "matrices": True, "weight_decay": 0.1}], lr=0.01, betas=(0.9, 0.99))
-    reference = torch.optim.Muon(
-        [theirs], lr=0.01 * SCALE / 0.2, weight_decay=0.1 * 0.2 / SCALE, momentum=0.9,
-        adjust_lr_fn="match_rms_adamw",
-    )  # fmt: skip
+def muon_of(*weights: nn.Parameter) -> Muon:
+    return Muon([{"params": list(weights), "matrices": True, "weight_decay": 0.1}], 0.01, (0.9, 0.99))
+
+
+def matrix_and_gradients(*shape: int) -> tuple[nn.Parameter, list[torch.Tensor]]:
+    generator = torch.Generator().manual_seed(1)
+    first, *gradients = (torch.randn(*shape, generator=generator) for _ in range(4))
+    return nn.Parameter(first), gradients
+
+
+def test_it_is_torchs_muon_on_matrices_of_fixed_length():
+    ours, gradients = matrix_and_gradients(24, 40)
+    theirs = nn.Parameter(ours.detach().clone())
     start = ours.detach().clone()
-    for step in range(3):
-        gradient = torch.randn(24, 40, generator=torch.Generator().manual_seed(step))
-        for parameter, optimizer in ((ours, muon), (theirs, reference)):
-            parameter.grad = gradient.clone()
-            optimizer.step()
+    muon = muon_of(ours)
+    reference = torch.optim.Muon(
+        [theirs], lr=0.01 * SCALE / 0.2, weight_decay=0.0, momentum=0.9, adjust_lr_fn="match_rms_adamw"
+    )
+    for gradient in gradients:
+        ours.grad, theirs.grad = gradient.clone(), gradient.clone()
+        muon.step()
+        reference.step()
+        with torch.no_grad():
+            theirs.mul_(start.norm() / theirs.norm())
     moved, wanted = ours.detach() - start, theirs.detach() - start
     # torch multiplies in bfloat16, with 8 bits.
     assert float((moved - wanted).norm() / wanted.norm()) < 0.02
+
+
+def test_a_matrix_keeps_its_length_and_one_of_zeros_grows():
+    kept, gradients = matrix_and_gradients(8, 3)
+    zeros, length = nn.Parameter(torch.zeros(8, 3)), kept.norm().item()
+    muon = muon_of(kept, zeros)
+    for gradient in gradients:
+        kept.grad, zeros.grad = gradient, gradient
+        muon.step()
+    assert kept.norm().item() == pytest.approx(length, rel=1e-5)
+    assert zeros.norm().item() > 0.01
 
 
 def test_everything_else_moves_as_under_adamw():

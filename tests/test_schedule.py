@@ -14,6 +14,7 @@ from minimrcnn.recipes import CONFIGS, Recipe
 
 STEPS = Recipe(lr=1.0, base_batch=1, batch_size=1, warmup=10, milestones=(0.5, 0.75))
 COSINE = replace(STEPS, schedule="cosine")
+LINEAR = replace(STEPS, schedule="linear")
 
 
 def test_linear_rule():
@@ -35,6 +36,13 @@ def test_cosine(step, rate):
     assert learning_rate(step, COSINE, 100) == pytest.approx(rate)
 
 
+@pytest.mark.parametrize(
+    ("step", "rate"), [(0, 0.001), (10, 1), (40, 2 / 3), (55, 0.5), (70, 1 / 3), (100, 0)]
+)
+def test_linear(step, rate):
+    assert learning_rate(step, LINEAR, 100) == pytest.approx(rate)
+
+
 def test_no_warmup():
     assert learning_rate(0, replace(STEPS, warmup=0), 100) == 1
 
@@ -47,19 +55,20 @@ def test_milestones_of_the_published_recipes():
 
 
 @given(
-    step=st.integers(0, 500), steps=st.integers(501, 10_000), schedule=st.sampled_from(["steps", "cosine"])
+    step=st.integers(0, 500),
+    steps=st.integers(501, 10_000),
+    recipe=st.sampled_from([STEPS, COSINE, LINEAR]),
 )
-def test_the_rate_is_positive_and_never_above_the_peak(step, steps, schedule):
-    recipe = replace(STEPS, schedule=schedule, lr=0.02)
-    assert 0 < learning_rate(step, recipe, steps) <= 0.02
+def test_the_rate_is_positive_and_never_above_the_peak(step, steps, recipe):
+    assert 0 < learning_rate(step, replace(recipe, lr=0.02), steps) <= 0.02
 
 
-@given(step=st.integers(0, 9), steps=st.integers(10, 10_000), recipe=st.sampled_from([STEPS, COSINE]))
+@given(step=st.integers(0, 9), steps=st.integers(10, 10_000), recipe=st.sampled_from([STEPS, COSINE, LINEAR]))
 def test_the_warmup_does_not_depend_on_the_number_of_steps(step, steps, recipe):
     assert learning_rate(step, recipe, steps) == learning_rate(step, recipe, math.inf)
 
 
-@pytest.mark.parametrize("recipe", [STEPS, COSINE])
+@pytest.mark.parametrize("recipe", [STEPS, COSINE, LINEAR])
 def test_an_endless_run_stays_at_the_peak(recipe):
     assert learning_rate(50, recipe, math.inf) == 1
 

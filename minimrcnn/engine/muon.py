@@ -10,7 +10,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-MOMENTUM = 0.9
 # A step of Adam changes each number by about the rate; an orthogonal (n, m) matrix has numbers of size
 # max(n, m) ** -.5. With .2 * max(n, m) ** .5 both move alike (Liu et al. 2025, section 2.2); from nothing,
 # `mini` learns best when its matrices move four times as far: mask AP .17, .20, .22 at 1, 2, 4 times
@@ -64,7 +63,7 @@ class Muon(torch.optim.AdamW):
     """Muon for the groups with "matrices": True, AdamW for the others, in one optimiser.
 
     Args:
-        groups: parameter groups, each with "weight_decay" and "matrices".
+        groups: parameter groups, each with "matrices" and "weight_decay", which the matrices do not have.
         lr: the rate, Adam's measure. betas: how long the gradient and its square are remembered;
             the matrices take the first.
     """
@@ -93,13 +92,16 @@ class Muon(torch.optim.AdamW):
 
 
 def move(weights: list[Tensor], states: dict, group: dict, found_inf: Tensor | None) -> None:
-    """One step of Muon, with Nesterov's momentum."""
+    """One step of Muon, with Nesterov's momentum; every matrix keeps the length that it began with.
+
+    Behind a normalisation layer the length of a matrix means nothing, but a step of a given size turns a
+    long one by less: as it grew, learning would stall. Weight decay, which also holds it down, is not needed.
+    """
     for weight in weights:
         if not states[weight]:
             states[weight]["momentum"] = torch.zeros_like(weight)
-            states[weight]["step"] = torch.zeros(
-                ()
-            )  # nobody counts it, but AdamW looks for it in what it loads
+            states[weight]["length"] = weight.norm()
+            states[weight]["step"] = torch.zeros(())  # AdamW looks for it in what it loads
     beta, rate = group["betas"][0], group["lr"]
     momenta = [states[weight]["momentum"] for weight in weights]
     gradients = [weight.grad for weight in weights]
@@ -112,5 +114,10 @@ def move(weights: list[Tensor], states: dict, group: dict, found_inf: Tensor | N
     directions = orthogonal([matrix.flatten(1) for matrix in ahead])  # (out, in * k * k) each
     torch._foreach_mul_(directions, [SCALE * max(matrix.shape) ** 0.5 for matrix in directions])
     torch._foreach_mul_(directions, rate)
-    torch._foreach_mul_(weights, 1 - rate * group["weight_decay"])
     torch._foreach_sub_(weights, [d.view_as(w) for d, w in zip(directions, weights, strict=True)])
+    lengths = torch.stack([states[weight]["length"] for weight in weights])
+    stretch = lengths / torch.stack(torch._foreach_norm(weights))
+    stretch = torch.where(lengths > 0, stretch, 1.0)  # what began as zeros may grow
+    if found_inf is not None:
+        stretch = torch.where(skip, 1.0, stretch)
+    torch._foreach_mul_(weights, list(stretch.unbind()))

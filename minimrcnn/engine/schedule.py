@@ -27,9 +27,11 @@ def learning_rate(step: int, recipe: Recipe, steps: float) -> float:
     peak = peak_rate(recipe)
     if step < recipe.warmup:  # linear, from a thousandth
         return peak * (0.001 + 0.999 * step / recipe.warmup)
+    progress = (step - recipe.warmup) / (steps - recipe.warmup)
     if recipe.schedule == "cosine":  # from the peak to 0, SGDR (Loshchilov and Hutter 2017) without restart
-        progress = (step - recipe.warmup) / (steps - recipe.warmup)
         return peak * 0.5 * (1.0 + math.cos(math.pi * progress))
+    if recipe.schedule == "linear":  # from the peak to 0 in a straight line
+        return peak * (1.0 - progress)
     # Half a step of slack: 60/90 * 90000 need not be 60000 in floating point.
     passed = sum(step + 0.5 >= milestone * steps for milestone in recipe.milestones)
     return peak * 0.1**passed

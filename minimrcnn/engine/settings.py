@@ -30,7 +30,7 @@ CHOICES = {
     "conventions.mask_target": ("soft", "binary"),
     "conventions.paste": ("integer", "exact"),
     "recipe.optimizer": ("sgd", "adamw", "muon"),
-    "recipe.schedule": ("steps", "cosine"),
+    "recipe.schedule": ("steps", "cosine", "linear"),
     "recipe.amp": ("off", "bf16", "fp16"),
     "backbone_weights": ("IMAGENET1K_V1", "none"),
 }
