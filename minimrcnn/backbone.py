@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -76,9 +75,9 @@ def conv3x3(inputs: int, outputs: int, stride: int = 1, groups: int = 1) -> nn.C
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut (He 2016, figure 5 left)."""
 
-    def __init__(self, inputs: int, width: int, stride: int, norm: Callable[[int], nn.Module]) -> None:
+    def __init__(self, inputs: int, width: int, stride: int, a: Architecture, c: Conventions) -> None:
         super().__init__()
-        self.outputs = width
+        self.outputs, norm = width, NORMS[a.norm]
         self.conv1, self.bn1 = conv3x3(inputs, width, stride), norm(width)
         self.conv2, self.bn2 = conv3x3(width, width), norm(width)
         self.downsample = projection(inputs, width, stride, norm)
@@ -96,22 +95,13 @@ class Bottleneck(nn.Module):
     The stride sits in the 3x3 (torchvision, "v1.5") or in the first 1x1 (the original, Detectron).
     """
 
-    def __init__(
-        self,
-        inputs: int,
-        width: int,
-        stride: int,
-        norm: Callable[[int], nn.Module],
-        groups: int,
-        group_width: int,
-        stride_in_1x1: bool,
-    ) -> None:
+    def __init__(self, inputs: int, width: int, stride: int, a: Architecture, c: Conventions) -> None:
         super().__init__()
-        self.outputs = 4 * width
-        middle = width * group_width // 64 * groups  # ResNeXt-64x4d: 64 groups of 4 in the first stage
-        first, second = (stride, 1) if stride_in_1x1 else (1, stride)
+        self.outputs, norm = 4 * width, NORMS[a.norm]
+        middle = width * a.group_width // 64 * a.groups  # ResNeXt-64x4d: 64 groups of 4 in the first stage
+        first, second = (stride, 1) if c.stride_in_1x1 else (1, stride)
         self.conv1, self.bn1 = nn.Conv2d(inputs, middle, 1, first, bias=False), norm(middle)
-        self.conv2, self.bn2 = conv3x3(middle, middle, second, groups), norm(middle)
+        self.conv2, self.bn2 = conv3x3(middle, middle, second, a.groups), norm(middle)
         self.conv3, self.bn3 = nn.Conv2d(middle, self.outputs, 1, bias=False), norm(self.outputs)
         self.downsample = projection(inputs, self.outputs, stride, norm)
 
@@ -140,24 +130,15 @@ class ResNet(nn.Module):
 
     def __init__(self, architecture: Architecture, conventions: Conventions) -> None:
         super().__init__()
-        norm = NORMS[architecture.norm]
-        inputs = architecture.stem_width
-        if architecture.block == "basic":
-            block = partial(BasicBlock, norm=norm)
-        else:
-            block = partial(
-                Bottleneck,
-                norm=norm,
-                groups=architecture.groups,
-                group_width=architecture.group_width,
-                stride_in_1x1=conventions.stride_in_1x1,
-            )
+        inputs, norm = architecture.stem_width, NORMS[architecture.norm]
+        block = BasicBlock if architecture.block == "basic" else Bottleneck
         self.conv1, self.bn1 = nn.Conv2d(3, inputs, 7, 2, padding=3, bias=False), norm(inputs)
         self.channels: list[int] = []
         for stage, (count, width) in enumerate(zip(architecture.blocks, architecture.widths, strict=True)):
             blocks = []
             for i in range(count):
-                blocks.append(block(inputs, width, 2 if stage > 0 and i == 0 else 1))
+                stride = 2 if stage > 0 and i == 0 else 1
+                blocks.append(block(inputs, width, stride, architecture, conventions))
                 inputs = blocks[-1].outputs
             self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
             self.channels.append(inputs)

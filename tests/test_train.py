@@ -506,7 +506,7 @@ def test_a_time_limit_fixes_the_number_of_steps(data, tmp_path, monkeypatch, cap
     peak = [learning_rate(step, recipe, math.inf) for step in range(23)]
     rest = [learning_rate(step, recipe, steps) for step in range(23, steps)]
     assert [line["lr"] for line in lines] == peak + rest
-    assert rest[-1] < 0.01 * recipe.lr  # the cosine has come to its end
+    assert rest[-1] < 0.03 * recipe.lr  # the straight line has come to its end
     assert f"steps: {steps}, which fit into 50 s" in capsys.readouterr().out
 
 
@@ -561,7 +561,9 @@ def test_parameter_groups():
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
 def test_the_fused_optimiser_computes_what_the_plain_one_does(name):
-    recipe = replace(tiny_config().recipe, optimizer=name, weight_decay=0.1, norm_weight_decay=0.1)
+    recipe = replace(
+        tiny_config().recipe, optimizer=name, momentum=0.9, weight_decay=0.1, norm_weight_decay=0.1
+    )
     ours, theirs = small_network(), small_network()
     kinds = {"sgd": lambda p: torch.optim.SGD(p, momentum=0.9, weight_decay=0.1, foreach=False)}
     kinds["adamw"] = lambda p: torch.optim.AdamW(
