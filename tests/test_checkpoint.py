@@ -161,7 +161,7 @@ def test_no_folder(tmp_path):
 def test_other_settings(path):
     config = tiny_config()
     checkpoint.require_same_config(config, tiny_config(workers=5, checkpoint_every=9), path)
-    with pytest.raises(UserError, match=r"recipe\.lr: 0\.002, 0\.5\n.*another --out"):
+    with pytest.raises(UserError, match=r"recipe\.lr: 0\.003, 0\.5\n.*another --out"):
         checkpoint.require_same_config(config, tiny_config(lr=0.5), path)
     with pytest.raises(UserError, match=r"recipe\.steps: 12, 13"):
         checkpoint.require_same_config(config, tiny_config(steps=13), path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,26 +14,29 @@ import torch
 pytest.importorskip("triton", reason="Triton is for Linux alone")
 
 ROOT = Path(__file__).parent.parent
+HALF = "gather or opcheck"  # of the tests in the interpreter, by time
 
 
-@pytest.mark.slow
-def test_the_kernels_in_the_interpreter():
-    """A kernel is compiled or interpreted from its definition on: these need processes of their own.
+@pytest.fixture(scope="module", autouse=True)
+def interpreted(request: pytest.FixtureRequest) -> Iterator[list[subprocess.Popen]]:
+    """A kernel is compiled or interpreted from its definition on: interpreted ones need their own processes.
 
-    Two, with half of the tests each: Triton's interpreter keeps one core busy for minutes.
+    Two, with half of the tests each, while the other tests of this file run: Triton's interpreter keeps one
+    core busy for minutes.
     """
     environment = os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     command += ["tests/test_roi_triton_kernels.py", "-k"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    half = "gather or opcheck"
+    wanted = any(item.name == "test_the_kernels_interpreted" for item in request.session.items)
     runs = [
         subprocess.Popen([*command, choice], cwd=ROOT, env=environment, **pipes)
-        for choice in (half, f"not ({half})")
+        for choice in (HALF, f"not ({HALF})")
+        if wanted
     ]
-    for run, (output, _) in zip(runs, [run.communicate() for run in runs], strict=True):
-        assert run.returncode == 0, output[-8000:]
-        assert " passed" in output and "skipped" not in output
+    yield runs
+    for run in runs:
+        run.kill()
 
 
 def test_the_package_does_not_need_triton():
@@ -80,3 +84,10 @@ def call(**changes):
 def test_bad_input_is_refused_before_anything_is_launched(changes, message):
     with pytest.raises(ValueError, match=message):
         call(**changes)
+
+
+@pytest.mark.slow
+def test_the_kernels_interpreted(interpreted):
+    for run, (output, _) in zip(interpreted, [run.communicate() for run in interpreted], strict=True):
+        assert run.returncode == 0, output[-8000:]
+        assert " passed" in output and "skipped" not in output
