@@ -53,13 +53,12 @@ def grid_anchors(
     levels = []
     for (height, width), size, nominal in zip(feature_shapes, sizes, strides, strict=True):
         cell = cell_anchors(size, ratios, conventions.anchor_base, nominal)  # (A, 4)
-        fixed = conventions.anchor_stride == "fixed"
-        stride_y = nominal if fixed else padded_size[0] // height
-        stride_x = nominal if fixed else padded_size[1] // width
+        stride_y, stride_x = padded_size[0] // height, padded_size[1] // width
+        if conventions.anchor_stride == "fixed":
+            stride_y = stride_x = nominal
         ys = torch.arange(height, dtype=torch.float32) * stride_y
         xs = torch.arange(width, dtype=torch.float32) * stride_x
         y, x = torch.meshgrid(ys, xs, indexing="ij")
         shift = torch.stack([x, y, x, y], dim=-1)  # (H, W, 4)
-        anchors = (shift[:, :, None] + cell).reshape(-1, 4)  # (H * W * A, 4)
-        levels.append(anchors.to(device))
+        levels.append((shift[:, :, None] + cell).reshape(-1, 4).to(device))  # (H * W * A, 4)
     return levels

@@ -127,14 +127,17 @@ def nms_by_group(nms: Callable[[Tensor, Tensor, float], Tensor]) -> Callable[...
     """Lift an NMS of one picture and one group, `nms(boxes, scores, threshold) -> rows`, to a batch."""
 
     def grouped(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: float) -> Tensor:
-        keep = torch.zeros_like(valid)
-        boxes, scores = boxes.detach(), scores.detach()  # a choice of rows has no gradient
-        for image in range(len(boxes)):
-            for group in groups[image][valid[image]].unique():
-                rows = (valid[image] & (groups[image] == group)).nonzero()[:, 0]
-                kept = nms(boxes[image, rows], scores[image, rows], threshold)
-                keep[image, rows[kept]] = True
-        return keep
+        picture, row = valid.nonzero(as_tuple=True)  # (V,) each
+        apart = int(groups.max()) + 1 if groups.numel() else 1  # so that each pair of the two has its number
+        number, order = (picture * apart + groups[picture, row]).sort(stable=True)
+        picture, row = picture[order], row[order]  # those of one picture and group together
+        # A choice of rows has no gradient.
+        boxes, scores = boxes[picture, row].detach(), scores[picture, row].detach()
+        sizes = number.unique_consecutive(return_counts=True)[1].tolist()
+        keep = torch.zeros_like(row, dtype=torch.bool)  # (V,)
+        for part, box, score in zip(keep.split(sizes), boxes.split(sizes), scores.split(sizes), strict=True):
+            part[nms(box, score, threshold)] = True  # part is a view: this writes into keep
+        return torch.zeros_like(valid).index_put((picture, row), keep)
 
     return grouped
 

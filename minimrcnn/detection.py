@@ -1,16 +1,66 @@
-"""Which of the scored boxes are detections, and what a caller gets of them (paper, section 3.1)."""
+"""From the pyramid to detections: which boxes they are, and their masks (paper, section 3.1)."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from minimrcnn import boxes as box_ops
 from minimrcnn.config import Architecture, Conventions
 from minimrcnn.parts import Parts
-from minimrcnn.structures import Batch, Detections, Proposals
+from minimrcnn.structures import Batch, Proposals, flatten_rois
+
+if TYPE_CHECKING:
+    from minimrcnn.model import MaskRCNN
+
+
+@dataclass
+class Detections:
+    """The answer for a batch: by falling score, padded with rows that are not valid."""
+
+    boxes: Tensor  # (B, D, 4) float32, xyxy in pixels of the resized picture
+    scores: Tensor  # (B, D) float32
+    labels: Tensor  # (B, D) int64
+    valid: Tensor  # (B, D) bool
+    overflow: Tensor  # (B,) bool: more candidates than `Architecture.candidates`, the lowest scores fell out
+
+
+def detect(model: MaskRCNN, batch: Batch, stages: dict) -> tuple[Detections, Tensor]:
+    """Proposals, classes and boxes, NMS and the top 100, then masks for those alone.
+
+    Args:
+        stages: what `MaskRCNN.dense_stages` left; the stages of detection are added to it.
+
+    Returns:
+        The detections, and their grids of mask probabilities (B, D, M, M); M is 0 without masks.
+    """
+    a = model.architecture
+    proposals = stages["proposals"] = model.rpn.propose(
+        stages["objectness"], stages["deltas"], stages["anchors"], batch.sizes, training=False
+    )
+    rois = flatten_rois(proposals.boxes, proposals.valid)
+    logits, deltas = model.box_branch(stages["pyramid"], rois)
+    stages["test_class_logits"], stages["test_box_deltas"] = logits, deltas
+    scores = rois.spread(logits.float().softmax(dim=1), proposals.valid.shape)  # (B, K, classes)
+    deltas = rois.spread(deltas.float(), proposals.valid.shape)  # (B, K, classes, 4)
+    scores = scores.masked_fill(~proposals.valid[..., None], 0)
+    found = stages["detections"] = select(
+        proposals, scores, deltas, batch.sizes, a, model.conventions, model.parts
+    )
+    if not a.masks:
+        return found, found.boxes.new_zeros(*found.valid.shape, 0, 0)
+    rois = flatten_rois(found.boxes, found.valid)
+    logits = model.mask_branch(stages["pyramid"], rois)
+    label = found.labels.flatten()[rois.rows]
+    # One map a class is predicted; the box head's class says which is meant.
+    chosen = logits[torch.arange(len(label), device=label.device), label].float().sigmoid()
+    grids = stages["grids"] = rois.spread(chosen, found.valid.shape)
+    return found, grids
 
 
 def select(

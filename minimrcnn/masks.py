@@ -10,7 +10,7 @@ from minimrcnn.roi_ops.sampling import axis
 CHUNK = 64  # RoIs whose crops are float32 at one time
 
 
-def axis_matrix(
+def sampling_matrices(
     low: Tensor,
     high: Tensor,
     size: int,
@@ -21,19 +21,24 @@ def axis_matrix(
     crop_length: int,
     most: int,
 ) -> Tensor:
-    """How much each row of a crop counts for each row of the target: (P, size, crop_length).
+    """How much each row, and each column, of a crop counts for each of the target: (P, 2, size, crop_length).
 
     RoIAlign is separable: target = A_y @ mask @ A_x^T, one such matrix an axis. The mask that is
     sampled is the native one enlarged by nearest neighbour, so that step is an index inside the matrix.
+
+    Args:
+        low, high: (P, 2), y and x, where each RoI begins and ends, pixels of the resized picture.
+        native, resized: (P, 2) sizes of its picture. crop_start: (P, 2), y and x of its crop, native pixels.
+        most: as in `sampling.axis`.
     """
-    cells = resized[:, None, None]
-    index, weight = axis(low, high, size, 0, aligned, cells, most)  # (P, size, 2 * most) each
+    cells = resized[..., None, None]
+    index, weight = axis(low, high, size, 0, aligned, cells, most)  # (P, 2, size, K) each
     ratio = native.to(torch.float32) / resized.to(torch.float32)
-    row = (index * ratio[:, None, None]).to(torch.int64)  # nearest: floor(i * native / resized)
-    row = torch.minimum(row, native[:, None, None] - 1) - crop_start[:, None, None]
+    row = (index * ratio[..., None, None]).to(torch.int64)  # nearest: floor(i * native / resized)
+    row = torch.minimum(row, native[..., None, None] - 1) - crop_start[..., None, None]
     inside = (row >= 0) & (row < crop_length)  # outside its box a mask is 0
-    matrix = weight.new_zeros(len(low), size, crop_length)
-    return matrix.scatter_add(2, row.clamp(0, max(crop_length - 1, 0)), weight * inside)
+    matrix = weight.new_zeros(len(low), 2, size, crop_length)
+    return matrix.scatter_add(3, row.clamp(0, max(crop_length - 1, 0)), weight * inside)
 
 
 def mask_targets(
@@ -67,12 +72,10 @@ def mask_targets(
     for c, place, box, n, r in zip(
         *(t.split(CHUNK) for t in (crops, crop_boxes, boxes, native, resized)), strict=True
     ):
-        a_y = axis_matrix(
-            box[:, 1], box[:, 3], size, aligned, n[:, 0], r[:, 0], place[:, 1], c.shape[1], most
-        )
-        a_x = axis_matrix(
-            box[:, 0], box[:, 2], size, aligned, n[:, 1], r[:, 1], place[:, 0], c.shape[2], most
-        )
+        height, width = c.shape[1:]
+        low, high, start = box[:, :2].flip(1), box[:, 2:].flip(1), place[:, :2].flip(1)  # y and x
+        matrices = sampling_matrices(low, high, size, aligned, n, r, start, max(height, width), most)
+        a_y, a_x = matrices[:, 0, :, :height], matrices[:, 1, :, :width]
         targets.append(a_y @ c.to(torch.float32) @ a_x.transpose(1, 2))  # (chunk, size, size)
     target = torch.cat(targets)
     return (target >= 0.5).to(torch.float32) if binary else target

@@ -25,8 +25,7 @@ def match(overlap: Tensor, high: float, low: float, keep_best: bool) -> Tensor:
         (..., N) int64: the row of the ground truth, BELOW or BETWEEN.
     """
     best, index = overlap.max(dim=-2)  # (..., N) each
-    below = torch.full_like(index, BELOW)
-    matched = torch.where(best < low, below, torch.full_like(index, BETWEEN))
+    matched = torch.where(best < low, BELOW, BETWEEN)
     matched = torch.where(best >= high, index, matched)
     if keep_best:
         top = overlap.amax(dim=-1, keepdim=True)  # (..., G, 1)

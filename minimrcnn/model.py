@@ -14,14 +14,14 @@ from minimrcnn import transforms
 from minimrcnn.anchors import grid_anchors
 from minimrcnn.backbone import STRIDES, Backbone
 from minimrcnn.config import Architecture, Conventions
-from minimrcnn.detection import select, to_pictures
+from minimrcnn.detection import detect, to_pictures
 from minimrcnn.heads import BoxPredictor, MaskPredictor, RoIHeads
 from minimrcnn.key_names import modern_names
 from minimrcnn.losses import box_loss, class_loss, share
-from minimrcnn.parts import Parts
+from minimrcnn.parts import DEFAULT, Parts
 from minimrcnn.randomness import fold, uniform
 from minimrcnn.rpn import RegionProposalNetwork
-from minimrcnn.structures import Batch, Detections, Proposals, RoIs, Samples, Targets, flatten_rois
+from minimrcnn.structures import Batch, Proposals, RoIs, Samples, Targets, flatten_rois
 
 
 @dataclass
@@ -41,12 +41,10 @@ class MaskRCNN(nn.Module):
         parts: the functions that can be replaced; the defaults are the package's.
     """
 
-    def __init__(
-        self, architecture: Architecture, conventions: Conventions, parts: Parts | None = None
-    ) -> None:
+    def __init__(self, architecture: Architecture, conventions: Conventions, parts: Parts = DEFAULT) -> None:
         super().__init__()
         self.architecture, self.conventions = architecture, conventions
-        self.parts = parts or Parts()
+        self.parts = parts
         self.backbone = Backbone(architecture, conventions)
         self.rpn = RegionProposalNetwork(architecture, conventions, self.parts)
         self.roi_heads = RoIHeads(architecture)
@@ -89,6 +87,7 @@ class MaskRCNN(nn.Module):
         keep: tuple[str, ...] = (),
         paste: bool = True,
         key: int = 0,
+        min_size: tuple[int, ...] = (),
     ) -> Output:
         """One pass that returns what is asked for, whether the model is in train or eval mode.
 
@@ -102,10 +101,11 @@ class MaskRCNN(nn.Module):
                 test_class_logits, test_box_deltas, detections, grids (from the detections).
             paste: give "masks" as whole pictures (N, 1, H, W), or as the grids (N, M, M) over the boxes.
             key: the random choices depend on it and on each "image_id" alone.
+            min_size: short sides to resize to, px; empty takes the architecture's.
         """
         self.check(images, targets, losses)
         stages: dict[str, object] = {}
-        batch = stages["batch"] = self.make_batch(images, targets, losses, key)
+        batch = stages["batch"] = self.make_batch(images, targets, losses, key, min_size)
         if losses:
             stages["targets"] = transforms.make_targets(targets, batch, self.architecture.masks)
         self.dense_stages(batch, stages)
@@ -113,7 +113,7 @@ class MaskRCNN(nn.Module):
         if losses:
             output.losses = self.losses(batch, stages["targets"], stages, fold(key, batch.image_ids))
         if detections:
-            found, grids = self.detect(batch, stages)
+            found, grids = detect(self, batch, stages)
             how = self.parts.paste if paste else None
             output.detections = to_pictures(found, grids, batch, self.architecture, self.conventions, how)
         missing = set(keep) - set(stages)
@@ -131,12 +131,14 @@ class MaskRCNN(nn.Module):
             a = self.architecture
             transforms.check_targets(targets, images, a.num_classes, a.masks, self.validate)
 
-    def make_batch(self, images: list[Tensor], targets: list[dict] | None, training: bool, key: int) -> Batch:
+    def make_batch(
+        self, images: list[Tensor], targets: list[dict] | None, training: bool, key: int, min_size: tuple = ()
+    ) -> Batch:
         """Resize, normalise and pad; pictures without an "image_id" are numbered."""
         a = self.architecture
         given = targets or [{}] * len(images)
         ids = torch.tensor([int(t.get("image_id", i)) for i, t in enumerate(given)], dtype=torch.int64)
-        sides = transforms.choose_sizes(a.min_size, ids, key, training)
+        sides = transforms.choose_sizes(min_size or a.min_size, ids, key, training)
         return transforms.make_batch(
             list(images), ids, sides, a.max_size, a.divisor, self.conventions, training
         )
@@ -148,11 +150,6 @@ class MaskRCNN(nn.Module):
     def change(self, **changes: object) -> None:
         """Change fields of the architecture that need no new weights: thresholds, counts, picture sizes."""
         self.architecture = self.rpn.architecture = replace(self.architecture, **changes)
-
-    def compile_dense(self) -> None:
-        """torch.compile what is computed for every cell: backbone, pyramid, RPN head. Names stay."""
-        self.backbone.compile()
-        self.rpn.head.compile()
 
     def reset_heads(self, num_classes: int) -> None:
         """Fit a trained model to new classes: fresh last layers, everything else stays.
@@ -178,14 +175,10 @@ class MaskRCNN(nn.Module):
         a = self.architecture
         pyramid = stages["pyramid"] = self.backbone(batch.images)
         stages["objectness"], stages["deltas"] = self.rpn.head(pyramid)
+        shapes = tuple(tuple(level.shape[-2:]) for level in pyramid)
+        size, device = tuple(batch.images.shape[-2:]), batch.images.device
         stages["anchors"] = grid_anchors(
-            tuple(tuple(f.shape[-2:]) for f in pyramid),
-            tuple(batch.images.shape[-2:]),
-            a.anchor_sizes,
-            STRIDES,
-            a.anchor_ratios,
-            self.conventions,
-            batch.images.device,
+            shapes, size, a.anchor_sizes, STRIDES, a.anchor_ratios, self.conventions, device
         )
 
     def losses(self, batch: Batch, targets: Targets, stages: dict, keys: Tensor) -> dict[str, Tensor]:
@@ -201,11 +194,10 @@ class MaskRCNN(nn.Module):
 
         candidates, samples = self.sample_rois(proposals, targets, fold(keys, 2))
         stages["roi_samples"], stages["roi_candidates"] = samples, candidates
-        box_losses = self.box_losses(candidates, samples, targets, stages)
-        mask_losses = {}
+        roi_losses = self.box_losses(candidates, samples, targets, stages)
         if self.architecture.masks:
-            mask_losses = self.mask_losses(batch, candidates, samples, targets, stages)
-        return box_losses | mask_losses | rpn_losses
+            roi_losses |= self.mask_losses(batch, candidates, samples, targets, stages)
+        return roi_losses | rpn_losses
 
     def sample_rois(self, proposals: Proposals, targets: Targets, keys: Tensor) -> tuple[Tensor, Samples]:
         """The regions to train on: 512 a picture, at most a quarter with IoU >= .5 to an object.
@@ -297,31 +289,3 @@ class MaskRCNN(nn.Module):
         """Mask logits, one map a class: (R, K, 28, 28)."""
         crops = self.pool(pyramid, rois, self.architecture.mask_pool)  # (R, C, 14, 14)
         return self.roi_heads.mask_predictor(self.roi_heads.mask_head(crops))
-
-    def detect(self, batch: Batch, stages: dict) -> tuple[Detections, Tensor]:
-        """Proposals, classes and boxes, NMS and the top 100, then masks for those alone.
-
-        Returns:
-            The detections, and their grids of mask probabilities (B, D, M, M); M is 0 without masks.
-        """
-        proposals = stages["proposals"] = self.rpn.propose(
-            stages["objectness"], stages["deltas"], stages["anchors"], batch.sizes, training=False
-        )
-        rois = flatten_rois(proposals.boxes, proposals.valid)
-        logits, deltas = self.box_branch(stages["pyramid"], rois)
-        stages["test_class_logits"], stages["test_box_deltas"] = logits, deltas
-        scores = rois.spread(logits.float().softmax(dim=1), proposals.valid.shape)  # (B, K, classes)
-        deltas = rois.spread(deltas.float(), proposals.valid.shape)  # (B, K, classes, 4)
-        scores = scores.masked_fill(~proposals.valid[..., None], 0)
-        found = stages["detections"] = select(
-            proposals, scores, deltas, batch.sizes, self.architecture, self.conventions, self.parts
-        )
-        if not self.architecture.masks:
-            return found, found.boxes.new_zeros(*found.valid.shape, 0, 0)
-        rois = flatten_rois(found.boxes, found.valid)
-        logits = self.mask_branch(stages["pyramid"], rois)
-        label = found.labels.flatten()[rois.rows]
-        # One map a class is predicted; the box head's class says which is meant.
-        chosen = logits[torch.arange(len(label), device=label.device), label].float().sigmoid()
-        grids = stages["grids"] = rois.spread(chosen, found.valid.shape)
-        return found, grids

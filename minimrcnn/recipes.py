@@ -19,6 +19,8 @@ class Recipe:
     schedule: str = "steps"  # or "cosine", "linear"
     milestones: tuple[float, ...] = (60 / 90, 80 / 90)  # of `steps`; each divides the rate by 10
     warmup: int = 1000  # steps of linear warm-up from lr / 1000
+    first_size: int = 0  # px: short side of the pictures at first, from where they grow; 0: whole at once
+    grown_at: float = 0.8  # part of the steps after which pictures have their whole size
     momentum: float = 0.9  # AdamW, Muon: beta1
     beta2: float = 0.999  # AdamW, Muon: a short run wants a shorter memory
     weight_decay: float = 1e-4
@@ -55,7 +57,9 @@ _TORCHVISION_BACKBONE = {
 }
 CONFIGS = {
     "mini": Config(
-        ARCHITECTURES["mini"],
+        # Many regions that are no toy: the box head learns what to reject, and they cost little. Mask AP .31,
+        # .35, .35 after 700 steps with 32, 64 and 128 samples of which 16 are positive.
+        replace(ARCHITECTURES["mini"], roi_samples=128, roi_positive_fraction=0.125),
         CONVENTIONS["torchvision"],
         Recipe(
             # Mask AP of the toybox after 400 steps with the rate 2e-3 on a cosine, two seeds: .231, .249 with
@@ -70,6 +74,10 @@ CONFIGS = {
             steps=1500,
             schedule="linear",
             warmup=50,
+            # As many steps of small pictures teach as much: mask AP .40 after 1,224 steps of which 60 % were
+            # of 128 px, and after 1,212 of 192 px, which take a quarter longer.
+            first_size=64,
+            grown_at=0.9,
             weight_decay=0.05,
             norm_weight_decay=0.0,
             clip=5.0,

@@ -56,36 +56,26 @@ class MaskCrops:
             boxes.append([x1, y1, x2, y2])
         return MaskCrops(torch.cat(pixels), torch.tensor(boxes, dtype=torch.int64).reshape(-1, 4))
 
-    def crop(self, index: int) -> Tensor:
-        """One mask inside its box: (h, w) uint8."""
-        heights, widths = self.boxes[:, 3] - self.boxes[:, 1], self.boxes[:, 2] - self.boxes[:, 0]
-        start = int((heights * widths)[:index].sum())
-        h, w = int(heights[index]), int(widths[index])
-        return self.pixels[start : start + h * w].view(h, w)
+    def crops(self) -> list[Tensor]:
+        """Each mask inside its box: (h, w) uint8."""
+        sizes = [(y2 - y1, x2 - x1) for x1, y1, x2, y2 in self.boxes.tolist()]
+        pieces = self.pixels.split([h * w for h, w in sizes])
+        return [piece.view(size) for piece, size in zip(pieces, sizes, strict=True)]
 
     def to_dense(self, height: int, width: int) -> Tensor:
         """Full-size masks (N, height, width) uint8."""
         dense = torch.zeros(len(self.boxes), height, width, dtype=torch.uint8)
-        for i, (x1, y1, x2, y2) in enumerate(self.boxes.tolist()):
-            dense[i, y1:y2, x1:x2] = self.crop(i)
+        for whole, crop, (x1, y1, x2, y2) in zip(dense, self.crops(), self.boxes.tolist(), strict=True):
+            whole[y1:y2, x1:x2] = crop
         return dense
-
-    def flip(self, width: int) -> MaskCrops:
-        """The masks of the picture mirrored left to right; `width` is the picture's."""
-        mirrored = [self.crop(i).flip(1).flatten() for i in range(len(self.boxes))]
-        x1, y1, x2, y2 = self.boxes.unbind(1)
-        boxes = torch.stack([width - x2, y1, width - x1, y2], dim=1)
-        return MaskCrops(torch.cat([self.pixels[:0], *mirrored]), boxes)
 
     def padded(self) -> Tensor:
         """(N, h, w) uint8, each crop in the top left corner of the largest."""
-        sizes = [(y2 - y1, x2 - x1) for x1, y1, x2, y2 in self.boxes.tolist()]
-        height, width = max((h for h, _ in sizes), default=0), max((w for _, w in sizes), default=0)
-        padded = torch.zeros(len(sizes), height, width, dtype=torch.uint8, device=self.pixels.device)
-        start = 0
-        for i, (h, w) in enumerate(sizes):
-            padded[i, :h, :w] = self.pixels[start : start + h * w].view(h, w)
-            start += h * w
+        crops = self.crops()
+        height, width = (max((crop.shape[axis] for crop in crops), default=0) for axis in (0, 1))
+        padded = torch.zeros(len(crops), height, width, dtype=torch.uint8, device=self.pixels.device)
+        for slot, crop in zip(padded, crops, strict=True):
+            slot[: crop.shape[0], : crop.shape[1]] = crop
         return padded
 
 
@@ -117,17 +107,6 @@ class Samples:
     matched: Tensor  # (B, S) int64, row of the ground truth; meaningless where not positive
     positive: Tensor  # (B, S) bool
     valid: Tensor  # (B, S) bool
-
-
-@dataclass
-class Detections:
-    """The answer for a batch: by falling score, padded with rows that are not valid."""
-
-    boxes: Tensor  # (B, D, 4) float32, xyxy in pixels of the resized picture
-    scores: Tensor  # (B, D) float32
-    labels: Tensor  # (B, D) int64
-    valid: Tensor  # (B, D) bool
-    overflow: Tensor  # (B,) bool: more candidates than `Architecture.candidates`, the lowest scores fell out
 
 
 @dataclass

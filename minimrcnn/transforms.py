@@ -107,8 +107,8 @@ def make_targets(targets: list[dict], batch: Batch, masks: bool) -> Targets:
     """Pad the ground truth to one shape and scale the boxes with their pictures."""
     device = batch.images.device
     most = max([len(t["boxes"]) for t in targets] + [1])
-    crops = [crops_of(t) if masks else None for t in targets]
-    padded = [c.padded() if c else torch.zeros(0, 0, 0, dtype=torch.uint8) for c in crops]
+    crops = [crops_of(t, masks) for t in targets]
+    padded = [c.padded() for c in crops]  # (N, h, w) each
     crop_h, crop_w = (max(p.shape[axis] for p in padded) for axis in (1, 2))
     count = len(targets)
     boxes = torch.zeros(count, most, 4, device=device)
@@ -118,21 +118,16 @@ def make_targets(targets: list[dict], batch: Batch, masks: bool) -> Targets:
     places = torch.zeros(count, most, 4, dtype=torch.int64, device=device)
     for i, target in enumerate(targets):
         n = len(target["boxes"])
-        boxes[i, :n], labels[i, :n], valid[i, :n] = (
-            target["boxes"].to(device),
-            target["labels"].to(device),
-            True,
-        )
-        if crops[i]:
-            pixels[i, :n, : padded[i].shape[1], : padded[i].shape[2]] = padded[i].to(device)
-            places[i, :n] = crops[i].boxes.to(device)
+        boxes[i, :n], labels[i, :n], valid[i, :n] = target["boxes"], target["labels"], True
+        pixels[i, :n, : padded[i].shape[1], : padded[i].shape[2]] = padded[i]
+        places[i, :n] = crops[i].boxes
     scale = (batch.sizes.to(torch.float32) / batch.native_sizes.to(torch.float32)).flip(1).repeat(1, 2)
     return Targets(boxes * scale[:, None], labels, valid, pixels, places)
 
 
-def crops_of(target: dict) -> MaskCrops:
-    """The masks of a target, which may be given as full-size (N, H, W) pictures."""
-    masks = target["masks"]
+def crops_of(target: dict, wanted: bool) -> MaskCrops:
+    """The masks of a target, which may be given in full size (N, H, W); empty ones if not `wanted`."""
+    masks = target["masks"] if wanted else torch.zeros(len(target["boxes"]), 0, 0)
     return masks if isinstance(masks, MaskCrops) else MaskCrops.from_dense(masks)
 
 

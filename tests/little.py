@@ -9,6 +9,7 @@ from parity import picture, target
 
 from minimrcnn import MaskRCNN, Parts
 from minimrcnn.config import ARCHITECTURES, CONVENTIONS, Architecture
+from minimrcnn.parts import DEFAULT
 
 LITTLE = replace(
     ARCHITECTURES["mini"],
@@ -33,7 +34,7 @@ LITTLE = replace(
 
 def little_model(
     conventions: str = "torchvision",
-    parts: Parts | None = None,
+    parts: Parts = DEFAULT,
     architecture: Architecture = LITTLE,
     **changes,
 ) -> MaskRCNN:

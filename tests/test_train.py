@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import tiny_config, typed, write_dataset
+from tiny import SIDE, tiny_config, typed, write_dataset
 from torch import nn
 
 from minimrcnn import weights
@@ -139,7 +139,14 @@ def test_a_batch_larger_than_the_data_set(data, tmp_path):
     assert len(losses(tmp_path / "run")) == 2
 
 
-@pytest.mark.parametrize("recipe", [{"optimizer": "sgd", "schedule": "steps", "clip": 0.0}, {"amp": "bf16"}])
+OTHERS = [
+    {"optimizer": "sgd", "schedule": "steps", "clip": 0.0},
+    {"amp": "bf16"},
+    {"first_size": 32, "grown_at": 0.5},
+]
+
+
+@pytest.mark.parametrize("recipe", OTHERS)
 def test_other_recipes_train_and_resume(data, tmp_path, monkeypatch, recipe, capsys):
     run(data, tmp_path / "whole", steps=6, **recipe)
     at_step(monkeypatch, 3, lambda: os.kill(os.getpid(), signal.SIGINT))
@@ -150,6 +157,22 @@ def test_other_recipes_train_and_resume(data, tmp_path, monkeypatch, recipe, cap
     assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
     slow = "amp" in recipe and not torch.cpu._is_avx512_bf16_supported()
     assert ("no bfloat16 instructions" in capsys.readouterr().out) == slow
+
+
+def test_pictures_that_grow(data, tmp_path, monkeypatch, capsys):
+    sides, original = [], MaskRCNN.make_batch
+
+    def spy(*arguments):
+        batch = original(*arguments)
+        sides.append(tuple(batch.images.shape[2:]))
+        return batch
+
+    monkeypatch.setattr(MaskRCNN, "make_batch", spy)
+    run(data, tmp_path / "run", steps=4, first_size=32, grown_at=0.5)
+    assert sides == [(32, 32)] * 2 + [(SIDE, SIDE)] * 2
+    assert "short side 32 px, and whole after 50% of the steps" in capsys.readouterr().out
+    state = checkpoint.load(tmp_path / "run" / "checkpoint.pt")
+    assert weights.from_checkpoint(state)[0].architecture.min_size == (SIDE,)  # for all who use it
 
 
 # ---------------------------------------------------------------- stopping and going on

@@ -42,7 +42,7 @@ def gradients(data: Path, group: Group) -> dict[str, dict[str, Tensor]]:
     for name, ids in BATCHES.items():
         mine = [dataset[dataset.image_ids.index(i)] for i in ids][group.rank :: group.world]
         model.zero_grad()
-        losses = wrapped([picture for picture, _ in mine], [target for _, target in mine], key=7)
+        losses = wrapped([picture for picture, _ in mine], [target for _, target in mine], key=7, side=0)
         torch.stack(list(losses.values())).sum().backward()
         found[name] = {key: p.grad.clone() for key, p in model.named_parameters()}
         means = group.mean(torch.stack(list(losses.values())).detach())

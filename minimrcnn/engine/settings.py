@@ -52,6 +52,7 @@ LEAST = {
     "recipe.batch_size": 1,
     "recipe.steps": 1,
     "recipe.warmup": 0,
+    "recipe.first_size": 0,
     "recipe.clip": 0.0,
     "recipe.weight_decay": 0.0,
     "recipe.norm_weight_decay": 0.0,
@@ -62,7 +63,7 @@ LEAST = {
 SHARES = (
     *(f"architecture.{name}" for name in ("rpn_match", "rpn_positive_fraction", "rpn_nms_threshold")),
     *(f"architecture.{name}" for name in ("roi_match", "roi_positive_fraction", "score_threshold")),
-    *("conventions.nms_threshold", "recipe.hflip", "recipe.vflip"),
+    *("conventions.nms_threshold", "recipe.hflip", "recipe.vflip", "recipe.grown_at"),
 )
 
 

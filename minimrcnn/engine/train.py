@@ -28,7 +28,7 @@ from minimrcnn.engine.interrupt import Stop, resume_command, stop_signals
 from minimrcnn.engine.log import Log, Progress
 from minimrcnn.engine.optimizer import build_optimizer, update
 from minimrcnn.engine.own_parts import own_names, parts_of_run, usable_parts
-from minimrcnn.engine.schedule import learning_rate, peak_rate, steps_that_fit
+from minimrcnn.engine.schedule import growth, learning_rate, peak_rate, short_side, steps_that_fit
 from minimrcnn.engine.settings import config_to_plain
 from minimrcnn.errors import UserError
 from minimrcnn.model import MaskRCNN
@@ -47,10 +47,11 @@ class TrainStep(nn.Module):
         super().__init__()
         self.model, self.amp = model, amp
 
-    def forward(self, images: list[Tensor], targets: list[dict], key: int) -> dict[str, Tensor]:
-        """The losses by name, each a scalar."""
+    def forward(self, images: list[Tensor], targets: list[dict], key: int, side: int) -> dict[str, Tensor]:
+        """The losses by name, each a scalar. `side`: short side of the pictures, 0 for the model's own."""
         with torch.autocast(images[0].device.type, dtype=AMP[self.amp], enabled=self.amp != "off"):
-            return self.model.run(images, targets, losses=True, key=key).losses
+            min_size = (side,) if side else ()
+            return self.model.run(images, targets, losses=True, key=key, min_size=min_size).losses
 
 
 @dataclass
@@ -58,6 +59,7 @@ class Record:
     """What a step leaves to be read, on a GPU one step late so that the host never waits for it."""
 
     step: int  # from 1
+    side: int  # the pictures' short side, 0 for the whole size
     rate: float
     names: list[str]
     values: Tensor  # (len(names),) on the host: the losses, then loss, grad_norm, stop
@@ -86,7 +88,8 @@ class Run:
     step: int = 0  # steps done
     settled: float = 0.0  # `elapsed` when the latest step had been read
     steps: float = math.inf  # steps in all; infinity while a time limit has not fixed them
-    durations: list[float] = field(default_factory=list)
+    sizes: list[tuple[float, int]] = field(default_factory=list)  # of the pictures, see schedule.growth
+    durations: list[tuple[int, float]] = field(default_factory=list)  # short side, seconds of each step
 
     @property
     def elapsed(self) -> float:
@@ -198,7 +201,9 @@ def start(
     if recipe.channels_last and group.device.type != "cpu":  # transforms.make_batch says why
         model.to(memory_format=torch.channels_last)
     if recipe.compile:
-        model.compile_dense()
+        # What is computed for every cell; the rest has shapes that change. Names stay.
+        model.backbone.compile()
+        model.rpn.head.compile()
     run = Run(
         config=config,
         class_map=class_map,
@@ -209,6 +214,7 @@ def start(
         scaler=torch.amp.GradScaler(group.device.type, enabled=recipe.amp == "fp16"),
         began=began,
         steps=math.inf if limit is not None else recipe.steps,
+        sizes=growth(recipe, config.architecture),
     )
     if saved:
         run.optimizer.load_state_dict(saved["optimizer"])
@@ -266,13 +272,16 @@ def announce(run: Run, pictures: int, limit: float | None) -> None:
         "(linear rule: lr * batch_size / base_batch)"
     )
     if math.isinf(run.steps):
-        say(f"steps: as many as fit into {limit:g} s, once the first have been timed")
+        say(f"steps: as many as fit into {limit:g} s, once the first sixth of it has been timed")
     elif run.step >= run.steps:
         say(f"finished before: {run.step} steps; nothing is left to do")
     elif run.step:
         say(f"going on after step {run.step} of {run.steps:g}")
     else:
         say(f"steps: {run.steps:g}, of {r.batch_size} pictures")
+    if len(run.sizes) > 1:
+        early = ", ".join(str(side) for _, side in run.sizes[:-1])
+        say(f"pictures: short side {early} px, and whole after {r.grown_at:.0%} of the steps")
     if run.steps <= r.warmup:
         say(_short_run(run))
 
@@ -317,7 +326,8 @@ def train_step(run: Run, images: list[Tensor], targets: list[dict], stop: Stop) 
     """One step: pictures, losses, their sum, backward, clip, schedule, optimiser."""
     recipe, device = run.config.recipe, run.group.device
     moved = [image.to(device, non_blocking=True) for image in images]
-    losses = run.forward(moved, targets, int(fold(recipe.seed, run.step)))
+    side = short_side(run.step, run.sizes, run.steps)
+    losses = run.forward(moved, targets, int(fold(recipe.seed, run.step)), side)
     loss = torch.stack(list(losses.values())).sum()  # L = L_cls + L_box + L_mask, and the RPN's two
     run.optimizer.zero_grad()
     run.scaler.scale(loss).backward()
@@ -331,12 +341,14 @@ def train_step(run: Run, images: list[Tensor], targets: list[dict], stop: Stop) 
     on_host = values.to("cpu", non_blocking=True)
     ready = torch.cuda.current_stream(device).record_event() if device.type == "cuda" else None
     ids = [int(target["image_id"]) for target in targets]
-    return Record(run.step, rate, [*losses, "loss", "grad_norm", "stop"], on_host, ready, ids)
+    return Record(run.step, side, rate, [*losses, "loss", "grad_norm", "stop"], on_host, ready, ids)
 
 
 def fix_steps(run: Run, limit: float) -> bool:
     """Fix the number of steps by the time limit, if enough of them have been timed; whether it did."""
-    more = steps_that_fit(run.durations, limit, limit - run.elapsed) if run.durations else None
+    more = None
+    if run.durations:
+        more = steps_that_fit(run.durations, limit, limit - run.elapsed, run.step, run.sizes)
     more = run.group.firsts(more)  # clocks differ between processes, and the number must not
     if more is None:
         return False
@@ -363,7 +375,7 @@ def settle(run: Run, record: Record, log: Log, progress: Progress) -> bool:
         raise UserError(_not_finite(run, record, bad, values))
     now = run.elapsed
     seconds, run.settled = now - run.settled, now
-    run.durations.append(seconds)
+    run.durations.append((record.side, seconds))
     rate = run.config.recipe.batch_size / max(seconds, 1e-9)
     line = {"step": record.step, **values, "lr": record.rate, "images_per_second": rate, "elapsed": now}
     log.write(line)

@@ -9,13 +9,7 @@ import torch
 from torch import Tensor
 
 from minimrcnn.boxes import area
-from minimrcnn.roi_ops.checks import (
-    at_least_float32,
-    check_boxes,
-    check_features,
-    check_sampling_ratio,
-    size_pair,
-)
+from minimrcnn.roi_ops import checks
 from minimrcnn.roi_ops.crop import crop
 from minimrcnn.roi_ops.sampling import extent
 from minimrcnn.structures import constant
@@ -65,7 +59,9 @@ def pyramid_roi_align(
     Raises:
         ValueError: bad input, said before anything is computed.
     """
-    pair = check_pyramid(features, boxes, batch, levels, strides, output_size, sampling_ratio)
+    check_pyramid(features, boxes, batch, levels, strides)
+    checks.check_sampling_ratio(sampling_ratio)
+    pair = checks.size_pair(output_size)
     if prefers_triton(features):
         from minimrcnn.roi_ops.triton_align import pyramid_roi_align_triton
 
@@ -73,7 +69,7 @@ def pyramid_roi_align(
             features, boxes, batch, levels, strides, output_size, sampling_ratio, aligned
         )
     scales = constant(tuple(1 / s for s in strides), boxes.device)  # (L,) cells a pixel
-    cells = at_least_float32(boxes) * scales[levels][:, None]
+    cells = checks.at_least_float32(boxes) * scales[levels][:, None]
     start, length = extent(cells[:, :2], cells[:, 2:], aligned)
     rows = levels.argsort(stable=True).split(levels.bincount(minlength=len(features)).tolist())
     return crop(features, rows, start, length, batch, pair, sampling_ratio)
@@ -95,19 +91,14 @@ def check_pyramid(
     batch: Tensor,
     levels: Tensor,
     strides: tuple[int, ...],
-    output_size: int | tuple[int, int],
-    sampling_ratio: int,
-) -> tuple[int, int]:
-    """All that can be wrong in a call of `pyramid_roi_align`; gives the output's (height, width) in bins."""
+) -> None:
+    """What can be wrong with the maps and RoIs of a call of `pyramid_roi_align`."""
     if not len(features) or len(features) != len(strides):
         raise ValueError(f"features: {len(features)} levels, strides: {len(strides)}; want one for each")
     for level, map_ in enumerate(features):
-        check_features(map_, f"features[{level}]")
-        if (map_.shape[:2], map_.dtype, map_.device) != (
-            features[0].shape[:2],
-            features[0].dtype,
-            features[0].device,
-        ):
+        checks.check_features(map_, f"features[{level}]")
+        same = map_.shape[:2] == features[0].shape[:2] and map_.dtype == features[0].dtype
+        if not same or map_.device != features[0].device:
             raise ValueError(
                 f"features[{level}]: {tuple(map_.shape)} {map_.dtype} on {map_.device}; want the pictures, "
                 f"channels, dtype and device of features[0], {tuple(features[0].shape)} {features[0].dtype}"
@@ -117,15 +108,10 @@ def check_pyramid(
             f"boxes {tuple(boxes.shape)}, batch {tuple(batch.shape)}, levels {tuple(levels.shape)}; "
             "want (R, 4), (R,) and (R,)"
         )
-    check_sampling_ratio(sampling_ratio)
-    check_boxes(boxes, batch, features[0])
-    check_levels(levels, len(features))
-    return size_pair(output_size)
-
-
-def check_levels(levels: Tensor, count: int) -> None:
-    """Every RoI reads a level that there is; looked at on the CPU alone."""
+    checks.check_boxes(boxes, batch, features[0])
+    # Every RoI reads a level that there is; looked at on the CPU alone.
     if levels.device.type == "cpu" and len(levels) and not torch.compiler.is_compiling():
         low, high = (int(n) for n in levels.aminmax())
-        if low < 0 or high >= count:
-            raise ValueError(f"levels: from {low} to {high}, but the pyramid has levels 0 to {count - 1}")
+        if low < 0 or high >= len(features):
+            last = len(features) - 1
+            raise ValueError(f"levels: from {low} to {high}, but the pyramid has levels 0 to {last}")

@@ -91,7 +91,7 @@ def extent(low: Tensor, high: Tensor, aligned: bool) -> tuple[Tensor, Tensor]:
 def axis(
     low: Tensor, high: Tensor, bins: int, sampling_ratio: int, aligned: bool, size: Tensor, most: int
 ) -> tuple[Tensor, Tensor]:
-    """Indices and weights of one axis, (R, bins, 2 * most) each, for RoIs from `low` to `high` in cells.
+    """Indices and weights along axes, (..., bins, K) each, for RoIs from `low` to `high` (...) in cells.
 
     `most` is the largest number of points a bin that any of the RoIs may need. A RoI that reaches farther
     over the picture makes do with it: points counted but not taken would lose their weight.
@@ -146,23 +146,15 @@ def every_pair(y: Tensor, x: Tensor, combine: Callable[[Tensor, Tensor], Tensor]
 
 def chunks(rows: Tensor, step: Tensor, bins: int, sampling_ratio: int) -> Iterator[Tensor | slice]:
     """RoIs `rows` (n,) in parts that read about CHUNK cells each; step: (R, 2) of all RoIs, in cells."""
-    if not len(rows):
-        return
-    side = 2 * sampling_ratio  # cells that are read along a side of a bin
+    sides = [2 * sampling_ratio] * len(rows)  # cells that are read along a side of a bin
+    order = rows
     if sampling_ratio <= 0:
-        points = adaptive_points(step[rows]).amax(dim=1)
-        side = int(points.amax()) + 1
-    count = max(CHUNK // (bins * side**2), 1)
-    if len(rows) == len(step) and (sampling_ratio > 0 or count >= len(rows)):
-        for begin in range(0, len(rows), count):  # all RoIs in their order: slices copy nothing
-            yield slice(begin, begin + count)
-    elif sampling_ratio > 0:
-        yield from rows.split(count)
-    else:
         # Every RoI of a part is given as many points as its longest: put those of a size together.
-        points, order = points.sort(descending=True)
-        rows, sides, begin = rows[order], (points + 1).tolist(), 0
-        while begin < len(rows):
-            count = max(CHUNK // (bins * sides[begin] ** 2), 1)
-            yield rows[begin : begin + count]
-            begin += count
+        points, place = adaptive_points(step[rows]).amax(dim=1).sort(descending=True)
+        order, sides = rows[place], (points + 1).tolist()
+    begin = 0
+    while begin < len(rows):
+        count = max(CHUNK // (bins * sides[begin] ** 2), 1)
+        all_of_them = count >= len(rows) and len(rows) == len(step)
+        yield slice(None) if all_of_them else order[begin : begin + count]  # a slice copies nothing
+        begin += count
