@@ -183,7 +183,7 @@ def _place(dice: Dice, toy: Toy, toys: Sequence[Toy], owner: Array) -> bool:
 
 def _contrast(a: Colour, b: Colour) -> float:
     """How far apart two colours look: Euclidean, green counting double."""
-    red, green, blue = (p - q for p, q in zip(a, b, strict=True))
+    red, green, blue = a[0] - b[0], a[1] - b[1], a[2] - b[2]
     return math.sqrt(0.25 * red * red + 0.5 * green * green + 0.25 * blue * blue)
 
 
@@ -196,6 +196,7 @@ def _toy_colour(dice: Dice, category: str, grounds: Sequence[Colour], others: Se
     usual = dice.chance(0.85)
     middle = 6 * USUAL_HUES.index(category) / len(USUAL_HUES)
     best, best_score = (0.0, 0.0, 0.0), -1.0
+    clear_of = [(ground, 80) for ground in grounds] + [(other, 40) for other in others]  # and how far
     for _ in range(24):
         if usual:
             position = (middle + dice.uniform(-0.28, 0.28)) % 6
@@ -204,10 +205,13 @@ def _toy_colour(dice: Dice, category: str, grounds: Sequence[Colour], others: Se
             colour = hue(dice.uniform(0, 6), dice.uniform(0, 0.12), dice.uniform(0.15, 0.97))
         else:
             colour = hue(dice.uniform(0, 6), dice.uniform(0.45, 0.88), dice.uniform(0.45, 0.98))
-        clear = [_contrast(colour, ground) / 80 for ground in grounds]
-        clear += [_contrast(colour, other) / 40 for other in others]
-        if min(clear) > best_score:
-            best, best_score = colour, min(clear)
+        score = float("inf")
+        for other, far in clear_of:
+            score = min(score, _contrast(colour, other) / far)
+            if score <= best_score:
+                break
+        else:
+            best, best_score = colour, score
         if best_score >= 1:
             break
     return best

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import multiprocessing
 import os
 import shutil
+import signal
 import sys
 import zlib
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +25,7 @@ from minimrcnn.datasets.toybox_dice import VERSION
 from minimrcnn.errors import UserError
 
 FIRST_ID = {"train": 1, "val": 900_001}  # Image ids are unique over both splits, whatever their lengths.
-# NumPy and Pillow let other threads run while they work. About a third of a picture's time is Python's own
-# and belongs to one thread at once: more threads than this would wait for one another.
-THREADS = 4
+PICTURES_A_PROCESS = 50  # at least: a process takes as long to start as it takes to draw 20 to 40
 
 
 def draw_toybox(out: Path, *, train: int, val: int, size: int, seed: int, workers: int) -> None:
@@ -33,9 +34,10 @@ def draw_toybox(out: Path, *, train: int, val: int, size: int, seed: int, worker
         annotations/instances_{train,val}.json   train/000001.png ...   val/900001.png ...   toybox.json
 
     A file is named after its image id. Annotations hold the visible part of each toy as compressed RLE.
-    The folder appears under its name only when it is complete. At most `workers` threads draw; the pixels
-    do not depend on how many. Raises UserError for impossible numbers, and when `out` exists and is not
-    empty.
+    The folder appears under its name only when it is complete. At most `workers` processes draw; the pixels
+    do not depend on how many. (They are spawned: a script that asks for many pictures and several workers
+    does so under `if __name__ == "__main__":`.) Raises UserError for impossible numbers, and when `out`
+    exists and is not empty.
     """
     out, counts = Path(out), {"train": train, "val": val}
     _check(out, counts, size, workers)
@@ -78,17 +80,28 @@ def _check(out: Path, counts: dict[str, int], size: int, workers: int) -> None:
 def _draw_all(folder: Path, jobs: list[tuple[int, str, int, int]], workers: int) -> list[dict]:
     """Draw the pictures (seed, split, index, size) and save them; one record a picture, in order."""
     records = []
-    pool = ThreadPoolExecutor(min(workers, THREADS))
-    try:
-        drawn = pool.map(_draw, jobs)
+    with contextlib.closing(_drawn(jobs, workers)) as drawn:
         bar = tqdm(drawn, total=len(jobs), desc="toybox", unit="picture", file=sys.stderr)
         for (_, split, _, _), (png, record) in zip(jobs, bar, strict=True):
-            # Saved here: when Ctrl-C stops this loop no thread writes into the folder that is then removed.
+            # Saved here: when Ctrl-C stops this loop no process writes into the folder that is then removed.
             (folder / split / record["image"]["file_name"]).write_bytes(png)
             records.append(record)
+    return records
+
+
+def _drawn(jobs: list[tuple[int, str, int, int]], workers: int) -> Iterator[tuple[bytes, dict]]:
+    """What `_draw` returns for each job, in order, from so many processes that it is worth while."""
+    processes = min(workers, len(jobs) // PICTURES_A_PROCESS)
+    if processes < 2:
+        yield from map(_draw, jobs)
+        return
+    # Spawned, not forked: a fork copies locks that threads of this process may hold.
+    spawn = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(processes, spawn, signal.signal, (signal.SIGINT, signal.SIG_IGN))
+    try:
+        yield from pool.map(_draw, jobs, chunksize=4)
     finally:
         pool.shutdown(cancel_futures=True)  # else Ctrl-C would wait for all the pictures that are left
-    return records
 
 
 def _draw(job: tuple[int, str, int, int]) -> tuple[bytes, dict]:
