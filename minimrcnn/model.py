@@ -118,7 +118,7 @@ class MaskRCNN(nn.Module):
             output.detections = to_pictures(found, grids, batch, self.architecture, self.conventions, how)
         missing = set(keep) - set(stages)
         if missing:
-            raise ValueError(f"keep={sorted(missing)}: this pass has the stages {', '.join(stages)}")
+            raise ValueError(f"keep={keep!r}: we have {', '.join(stages)}; losses and detections add theirs")
         output.stages = {name: stages[name] for name in keep}
         return output
 

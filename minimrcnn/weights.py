@@ -120,7 +120,10 @@ def named_model(
     if weights is not None:
         if weights != "COCO_V1" or name not in COCO:
             have = [*(["COCO_V1"] if name in COCO else []), *(["TOYBOX"] if name == "mini" else [])]
-            raise UserError(f"{name} has no weights {weights!r}; it has {', '.join(have) or 'none'}")
+            raise UserError(
+                f"{name} has no weights {weights!r}; it has {', '.join(have) or 'none'}. "
+                "A run of your own is loaded by minimrcnn.weights.from_checkpoint."
+            )
         model.load_state_dict(fetch(COCO[name]), strict=True)
         # These files were trained with eps 0, which torchvision sets after loading (overwrite_eps).
         set_frozen_eps(model, 0.0)
@@ -157,11 +160,16 @@ def to_checkpoint(model: MaskRCNN, class_map: ClassMap) -> dict:
 def from_checkpoint(state: dict, parts: Parts = DEFAULT) -> tuple[MaskRCNN, ClassMap]:
     """The inverse of `to_checkpoint`; half precision is widened to float32.
 
+        model, class_map = from_checkpoint(checkpoint.load(Path("runs/mini/checkpoint.pt")))
+
     A checkpoint holds no functions: parts of your own are given again.
 
     Raises:
+        TypeError: a path, not what `engine.checkpoint.load` reads from it.
         UserError: the state has no model, or its parameters are not those of its architecture.
     """
+    if not isinstance(state, dict):
+        raise TypeError(f"a checkpoint's content is wanted, checkpoint.load(path), not {state!r}")
     try:
         architecture = Architecture(**tuples(state["architecture"]))
         conventions = Conventions(**tuples(state["conventions"]))

@@ -242,6 +242,7 @@ def test_the_colours_are_told_apart_with_every_colour_vision() -> None:
         ({"channel": 1, "picture_or_map": RAMP}, "the map has 1"),
         ({"picture_or_map": torch.zeros(1, 3, 20, 20)}, "of one image at a time"),
         ({"picture_or_map": torch.zeros(3, 20, 20) + 2}, "float from 0 to 1"),
+        ({"picture_or_map": np.zeros((20, 20, 3), np.uint8)}, r"this one \(20, 20, 3\).*permute\(2, 0, 1\)"),
         ({"picture_or_map": RAMP * float("nan")}, "not finite"),
         ({"picture_or_map": torch.zeros(0, 5)}, r"this one is \(0, 5\)"),
     ],

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,8 @@ from tiny import SIDE, tiny_config, typed, write_dataset
 from torch import nn
 
 from minimrcnn import weights
+from minimrcnn.datasets.coco import CocoDataset, find_split
+from minimrcnn.datasets.loader import StepSampler
 from minimrcnn.engine import checkpoint, train
 from minimrcnn.engine.interrupt import resume_command
 from minimrcnn.engine.log import read_log
@@ -132,6 +135,37 @@ def test_pictures_without_objects_train(tmp_path):
     lines = read_log(tmp_path / "run" / "log.jsonl")
     assert [line["loss_mask"] for line in lines] == [0.0] * 3
     assert all(line["loss_classifier"] > 0 for line in lines)
+
+
+def test_a_set_without_masks_trains_boxes_alone(tmp_path):
+    data = write_dataset(tmp_path / "data", pictures=2)
+    path = data / "annotations" / "instances_train.json"
+    content = json.loads(path.read_text())
+    for entry in content["annotations"]:
+        del entry["segmentation"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"no object has a segmentation.*--set masks=false"):
+        run(data, tmp_path / "run", steps=2)
+    assert not (tmp_path / "run").exists()
+    config = tiny_config(steps=2)
+    boxes = replace(config, architecture=replace(config.architecture, masks=False))
+    train.train(boxes, data, tmp_path / "run", device="cpu")
+    assert "loss_mask" not in read_log(tmp_path / "run" / "log.jsonl")[-1]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_unreadable_picture_costs_no_step(data, reference, tmp_path, capsys, workers):
+    broken = Path(shutil.copytree(data, tmp_path / "data"))
+    third = StepSampler(CocoDataset(*find_split(data, "train")), batch_size=2, seed=0).batch(2)
+    picture = broken / "train" / f"{third[0].index + 1}.png"  # three steps see six pictures once
+    whole = picture.read_bytes()
+    picture.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=f"{picture.name} cannot be read whole"):
+        run(broken, tmp_path / "run", workers=workers)
+    assert "after step 2; --resume goes on from there" in capsys.readouterr().out
+    picture.write_bytes(whole)
+    run(broken, tmp_path / "run", workers=workers, resume=True)
+    assert losses(tmp_path / "run") == losses(reference)
 
 
 def test_a_batch_larger_than_the_data_set(data, tmp_path):

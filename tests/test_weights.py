@@ -281,6 +281,8 @@ def test_half_precision_is_widened():
 
 def test_a_checkpoint_of_something_else_is_an_error():
     good = weights.to_checkpoint(little_model(), CLASSES)
+    with pytest.raises(TypeError, match=r"checkpoint.load\(path\), not 'run/checkpoint.pt'"):
+        weights.from_checkpoint("run/checkpoint.pt")
     with pytest.raises(UserError, match="not one of this version"):
         weights.from_checkpoint({"model": good["model"]})
     with pytest.raises(UserError, match=r"not one of this version.*new_field"):

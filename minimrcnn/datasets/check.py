@@ -75,6 +75,8 @@ def check_annotations(data: dict, image_folder: Path, *, file: str, cheap: bool 
         _check_twice(annotations, found)
         _check_pictures(paths, images, found)
         check_masks(with_mask, images, found)
+    if any(problem.kind == "xyxy_boxes" for problem in found):  # why masks lie outside their boxes
+        found[:] = [problem for problem in found if problem.kind != "mask_outside_box"]
     return found
 
 
@@ -132,7 +134,7 @@ def _check_images(entries: list, found: Findings) -> dict[int, dict]:
             usable.append(entry)
     _add_duplicates([entry["id"] for entry in usable], "image", found)
     if not entries:
-        found.add("no_images", "images", "the list is empty; there is nothing to train on")
+        found.add("no_images", "images", "the list is empty: list a picture, or remove the file")
     return {entry["id"]: entry for entry in usable}
 
 

@@ -73,6 +73,8 @@ def _check(out: Path, counts: dict[str, int], size: int, workers: int) -> None:
     for split, most in (("train", FIRST_ID["val"] - 1), ("val", 99_999)):
         if not 0 <= counts[split] <= most:
             raise UserError(f"toybox: cannot draw {counts[split]} {split} pictures; choose 0 .. {most}.")
+    if not any(counts.values()):
+        raise UserError("toybox: no picture at all; choose a number above 0 for train or val.")
     if workers < 1:
         raise UserError(f"toybox: {workers} workers cannot draw; choose 1 or more.")
 

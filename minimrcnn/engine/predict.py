@@ -135,7 +135,9 @@ def draw_gallery(model: nn.Module, dataset: CocoDataset, path: Path, *, device: 
         drawn = instances([result for result in found if result["score"] >= 0.5], dataset.class_map)
         rows.append(Row(f"image {image_id}", picture, truth, Instances(**drawn)))
     rule = f"{len(rows)} of {len(dataset)} pictures, evenly spaced in the sorted list of image ids"
-    shown = "with a score of at least .5; NMS works class by class, so one object may be taken for two"
+    shown = "with a score of at least .5"
+    if len(dataset.class_map.names) > 1:
+        shown += "; NMS works class by class, so one object may be taken for two"
     save_gallery(path, rows, dataset.class_map.names, f"{rule}\npredictions {shown}")
 
 

@@ -11,6 +11,7 @@ import io
 import math
 import time
 from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -129,7 +130,7 @@ def train(
     """
     began = time.monotonic()
     with processes(device) as group:
-        dataset = open_data(data, group)
+        dataset = open_data(data, group, config.architecture.masks)
         config = fitted(config, dataset.class_map)
         check_machine(config, group)
         saved = checkpoint.previous_run(config, dataset.class_map, out, resume)
@@ -141,11 +142,11 @@ def train(
         group.say(f"trained: {steps} step{'s' * (steps != 1)}, {out / 'checkpoint.pt'}")
 
 
-def open_data(data: Path, group: Group) -> CocoDataset:
+def open_data(data: Path, group: Group, masks: bool) -> CocoDataset:
     """The split train, once it has passed the cheap part of `data check`.
 
     Raises:
-        UserError: with the report of the check, where there are errors.
+        UserError: with the report of the check, where there are errors; or `masks`, and there are none.
     """
     annotations, images = find_split(data, "train")
     content = read_json(annotations)
@@ -154,8 +155,14 @@ def open_data(data: Path, group: Group) -> CocoDataset:
         report = io.StringIO()
         if print_report(problems, file=report):
             raise UserError(f"{data}: the data set cannot be trained on.\n{report.getvalue().rstrip()}")
+        if masks and any(problem.kind == "no_masks" for problem in problems):
+            raise UserError(
+                f"{annotations}: no object has a segmentation, nothing to train the mask head on. "
+                "Train on boxes alone with --set masks=false, or add the masks."
+            )
         if problems:
-            group.say(f"{data}: {report.getvalue().rstrip()}")
+            opened = "(no picture was opened: `python -m minimrcnn data check` does that)"
+            group.say(f"{data}: {report.getvalue().rstrip()} {opened}")
     group.wait()
     return CocoDataset(annotations, images, coco=as_coco(content, annotations))
 
@@ -282,7 +289,7 @@ def announce(run: Run, pictures: int, limit: float | None) -> None:
     if len(run.sizes) > 1:
         early = ", ".join(str(side) for _, side in run.sizes[:-1])
         say(f"pictures: short side {early} px, and whole after {r.grown_at:.0%} of the steps")
-    if run.steps <= r.warmup:
+    if run.step < run.steps <= r.warmup:
         say(_short_run(run))
 
 
@@ -296,6 +303,15 @@ def run_steps(run: Run, dataset: CocoDataset, out: Path, limit: float | None) ->
     return run.step
 
 
+def readable(loader: DataLoader, save: Callable[[], None]) -> Iterator[tuple[list[Tensor], list[dict]]]:
+    """The batches of a loader. Before the error for a picture that cannot be read goes on, `save()`."""
+    try:
+        yield from loader
+    except UserError:
+        save()
+        raise
+
+
 def train_steps(run: Run, loader: DataLoader, out: Path, limit: float | None) -> None:
     """All the steps that are left, with their log lines and checkpoints."""
     path, first, every = out / "checkpoint.pt", run.group.first, run.config.recipe.checkpoint_every
@@ -303,7 +319,15 @@ def train_steps(run: Run, loader: DataLoader, out: Path, limit: float | None) ->
     pending: deque[Record] = deque()
     stopping, run.settled = False, run.elapsed
     with Log(out / "log.jsonl", first) as log, Progress(run.step, first) as progress, stop_signals() as stop:
-        for images, targets in loader:
+
+        def save_early() -> None:
+            while pending:
+                settle(run, pending.popleft(), log, progress)
+            if first and run.step:
+                checkpoint.save(path, state_of(run))
+                run.group.say(f"saved {path} after step {run.step}; --resume goes on from there")
+
+        for images, targets in readable(loader, save_early):
             pending.append(train_step(run, images, targets, stop))
             while len(pending) > lag:
                 stopping |= settle(run, pending.popleft(), log, progress)

@@ -28,7 +28,7 @@ RAW, SMOOTH, OTHER = "#BBBBBB", "#0072B2", "#009E73"
 def save_curves(log: Path, path: Path, metrics: dict | None = None) -> None:
     """Write the curves of a run's log.jsonl as a PNG.
 
-    Each loss term as it was (pale) and as a running mean (dark); then learning rate and images/s.
+    Each loss term as it was (pale) and as a running mean (bold); then learning rate and images/s.
     metrics: of `evaluate`, to name the AP that the run reached in the title.
     Raises UserError for a log without a line, and if the file cannot be written.
     """
@@ -109,5 +109,5 @@ def _title(lines: list[dict], window: int, metrics: dict | None) -> str:
         for kind, what in (("segm", "mask"), ("bbox", "box"))
         if metrics and kind in metrics
     ]
-    text = f"{lines[-1]['step']} steps; dark: mean over {window // 2 * 2 + 1} steps"
+    text = f"{lines[-1]['step']} steps; bold: mean over {window // 2 * 2 + 1} steps"
     return "; ".join([text, ", ".join(reached)]) if reached else text

@@ -94,6 +94,9 @@ def as_source(picture_or_map: Tensor | Array, stride: int, channel: int = 0) -> 
     given = torch.as_tensor(picture_or_map).detach().cpu()
     if given.ndim == 3 and given.shape[0] == 3:
         return _of_picture(given, stride)
+    if given.ndim == 3 and given.shape[2] == 3 and given.dtype == torch.uint8:
+        shape = tuple(given.shape)
+        raise ValueError(f"a picture is (3, H, W), this one {shape}: torch.as_tensor(it).permute(2, 0, 1)")
     if given.ndim not in (2, 3) or 0 in given.shape:
         raise ValueError(
             "a picture is (3, H, W) and a feature map (h, w) or (C, h, w), of one image at a time; "
