@@ -320,11 +320,17 @@ def train_steps(run: Run, loader: DataLoader, out: Path, limit: float | None) ->
     stopping, run.settled = False, run.elapsed
     with Log(out / "log.jsonl", first) as log, Progress(run.step, first) as progress, stop_signals() as stop:
 
-        def save_early() -> None:
-            while pending:
-                settle(run, pending.popleft(), log, progress)
-            if first and run.step:
+        def save() -> bool:
+            asked = False
+            while pending:  # nothing is saved before it is known to be finite
+                asked |= settle(run, pending.popleft(), log, progress)
+            if first:
                 checkpoint.save(path, state_of(run))
+            return asked  # to stop
+
+        def save_early() -> None:
+            if run.step:
+                save()
                 run.group.say(f"saved {path} after step {run.step}; --resume goes on from there")
 
         for images, targets in readable(loader, save_early):
@@ -333,10 +339,8 @@ def train_steps(run: Run, loader: DataLoader, out: Path, limit: float | None) ->
                 stopping |= settle(run, pending.popleft(), log, progress)
             fixed = math.isinf(run.steps) and fix_steps(run, limit)
             saving = stopping or fixed or run.step >= run.steps or run.step % every == 0
-            while saving and pending:  # nothing is saved before it is known to be finite
-                stopping |= settle(run, pending.popleft(), log, progress)
-            if saving and first:
-                checkpoint.save(path, state_of(run))
+            if saving:
+                stopping |= save()
             if run.step >= run.steps:
                 break
             if stopping:
